@@ -1,0 +1,1 @@
+"""Foreground boxes: geometry, and the object detectors."""

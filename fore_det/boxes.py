@@ -1,0 +1,56 @@
+"""The geometry of foreground boxes: confident, uncovered, moving (paper, section 3.1)."""
+
+import cv2
+import numpy as np
+
+
+def confident(detections, score_thr, min_area):
+    """Detections that are sure and large enough.
+
+    detections: (n, 5) x1 y1 x2 y2 score. Kept: score > score_thr and (x2-x1+1)(y2-y1+1) >= min_area; negative
+    coordinates then become 0. Returns (m, 4).
+    """
+    boxes, scores = detections[:, :4], detections[:, 4]
+    kept = boxes[(scores > score_thr) & (_area(boxes) >= min_area)]
+    return np.maximum(kept, 0)
+
+
+def uncovered(boxes, cover_thr):
+    """Boxes that no larger box covers by more than cover_thr of their area, in ascending order of area.
+
+    A larger box covers also where it was dropped itself. (n, 4) -> (m, 4).
+    """
+    boxes = boxes[np.argsort(_area(boxes), kind="stable")]
+    area = _area(boxes)
+    width = np.minimum.outer(boxes[:, 2], boxes[:, 2]) - np.maximum.outer(boxes[:, 0], boxes[:, 0]) + 1
+    height = np.minimum.outer(boxes[:, 3], boxes[:, 3]) - np.maximum.outer(boxes[:, 1], boxes[:, 1]) + 1
+    cover = np.maximum(width, 0) * np.maximum(height, 0) / area[:, None]  # of row's area by column
+    return boxes[~np.triu(cover > cover_thr, k=1).any(axis=1)]
+
+
+def moving(flow, boxes, motion_thr, min_area, margin=2, all_motion_quirk=True):
+    """Boxes around what moves outside the given boxes.
+
+    flow: (H, W, 2) pixels per frame; boxes: (n, 4). A pixel moves if u^2 + v^2 > motion_thr. The given boxes, grown
+    by margin, are blanked out; each outer contour left gives its bounding rectangle, kept if (w+1)(h+1) > min_area
+    and neither side is 10 times the other or more, grown by margin and clipped to the image. Returns (m, 4) int64.
+    all_motion_quirk: where *every* pixel moves the result is empty, since the official map is min-max normalised.
+    """
+    flow = np.asarray(flow, np.float32)
+    height, width = flow.shape[:2]
+    moves = (np.square(flow).sum(axis=2) > motion_thr).astype(np.uint8)
+    if all_motion_quirk and moves.all():
+        return np.empty((0, 4), np.int64)
+    grown = np.trunc(np.asarray(boxes).reshape(-1, 4) + [-margin, -margin, margin, margin]).astype(np.int64)
+    for x1, y1, x2, y2 in np.maximum(grown + [0, 0, 1, 1], 0):  # ends inclusive
+        moves[y1:y2, x1:x2] = 0
+    contours = cv2.findContours(moves, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+    found = np.array([cv2.boundingRect(contour) for contour in contours], np.int64).reshape(-1, 4)
+    x, y, w, h = found[((found[:, 2] + 1) * (found[:, 3] + 1) > min_area)
+                       & (found[:, 2] < 10 * found[:, 3]) & (found[:, 3] < 10 * found[:, 2])].T
+    return np.stack([np.maximum(x - margin, 0), np.maximum(y - margin, 0),
+                     np.minimum(x + w + margin, width), np.minimum(y + h + margin, height)], axis=1)
+
+
+def _area(boxes):
+    return (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)

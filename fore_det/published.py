@@ -1,0 +1,51 @@
+"""Foreground boxes that others published, read from their files."""
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.files import load_object_array
+
+
+def read_boxes(path, num_frames):
+    """The boxes in a `.npy` file as rows (N, 5) float32: frame, x1, y1, x2, y2, sorted by frame.
+
+    The file holds one (n, 4) or (n, 5) array for each of the num_frames frames (an object array, or a plain (F, n, 4)
+    one where all frames have equally many), or rows (N, 5) of frame, x1, y1, x2, y2. A fifth value of a box (its
+    score) is left out. Raises UserError if it holds anything else, or boxes for another number of frames.
+    """
+    array = load_object_array(path)
+    if array.ndim == 2 and array.shape[1] == 5 and array.dtype != object:
+        rows = np.asarray(array, np.float32)
+        _require_finite(rows, path)
+        outside = (rows[:, 0] < 0) | (rows[:, 0] >= num_frames) | (rows[:, 0] % 1 != 0)
+        if outside.any():
+            raise UserError(f"{path}: row {outside.argmax()} is of frame {rows[outside.argmax(), 0]:g}, "
+                            f"but frames are 0 to {num_frames - 1} here: take boxes of this dataset and mode")
+        return rows[np.argsort(rows[:, 0], kind="stable")]
+    if array.ndim not in (1, 3) or array.ndim == 1 and array.dtype != object:
+        raise UserError(f"{path}: is {array.shape} of {array.dtype}; wanted one (n, 4) array per frame, or (N, 5) rows")
+    if len(array) != num_frames:
+        raise UserError(f"{path}: has boxes for {len(array)} frames, but there are {num_frames} here: "
+                        "take boxes of this dataset and mode")
+    counts, boxes = [], []
+    for i, found in enumerate(array):
+        try:
+            found = np.asarray(found, np.float32)
+        except (TypeError, ValueError):
+            raise UserError(f"{path}: the boxes of frame {i} are no array of numbers") from None
+        if found.size == 0:
+            found = np.empty((0, 4), np.float32)
+        if found.ndim != 2 or found.shape[1] not in (4, 5):
+            raise UserError(f"{path}: the boxes of frame {i} are {found.shape}, not (n, 4)")
+        counts.append(len(found))
+        boxes.append(found[:, :4])
+    rows = np.column_stack([np.repeat(np.arange(num_frames, dtype=np.float32), counts), np.concatenate(boxes)])
+    _require_finite(rows, path)
+    return rows
+
+
+def _require_finite(rows, path):
+    bad = ~np.isfinite(rows).all(axis=1)
+    if bad.any():
+        raise UserError(f"{path}: {bad.sum()} boxes hold values that are not finite, the first in frame "
+                        f"{rows[bad.argmax(), 0]:g}: remove them")

@@ -1,0 +1,1 @@
+"""The autoencoders and self-paced refinement."""

@@ -1,0 +1,109 @@
+"""The convolutional autoencoders that reconstruct a spatio-temporal cube (paper, section 3.2).
+
+Module names follow the released model files, so that those load unchanged.
+"""
+
+import torch
+from torch import nn
+
+
+class DoubleConv(nn.Module):
+    """Twice 3x3 convolution, batch norm, ReLU: (B, cin, H, W) -> (B, cout, H, W)."""
+
+    def __init__(self, cin, cout):
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(cin, cout, 3, padding=1), nn.BatchNorm2d(cout), nn.ReLU(inplace=True),
+            nn.Conv2d(cout, cout, 3, padding=1), nn.BatchNorm2d(cout), nn.ReLU(inplace=True),
+        )
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+class Input(nn.Module):
+    """(B, cin, H, W) -> (B, cout, H, W)."""
+
+    def __init__(self, cin, cout):
+        super().__init__()
+        self.conv = DoubleConv(cin, cout)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+class Down(nn.Module):
+    """(B, cin, H, W) -> (B, cout, H/2, W/2)."""
+
+    def __init__(self, cin, cout):
+        super().__init__()
+        self.mpconv = nn.Sequential(nn.MaxPool2d(2), DoubleConv(cin, cout))
+
+    def forward(self, x):
+        return self.mpconv(x)
+
+
+class Up(nn.Module):
+    """(B, cin, H, W) -> (B, cout, 2H, 2W)."""
+
+    def __init__(self, cin, cout):
+        super().__init__()
+        self.up = nn.ConvTranspose2d(cin, cin, 3, stride=2, padding=1, output_padding=1)
+        self.conv = DoubleConv(cin, cout)
+
+    def forward(self, x):
+        return self.conv(self.up(x))
+
+
+class Output(nn.Module):
+    """(B, cin, H, W) -> (B, cout, H, W), without activation."""
+
+    def __init__(self, cin, cout):
+        super().__init__()
+        self.conv = nn.Conv2d(cin, cout, 1)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+def autoencoder(cin, cout, f):
+    """(B, cin, P, P) -> (B, cout, P, P); widths f, 2f, 4f, 8f and back, no skip connections; P a multiple of 8."""
+    return nn.Sequential(
+        Input(cin, f), Down(f, 2 * f), Down(2 * f, 4 * f), Down(4 * f, 8 * f),
+        Up(8 * f, 4 * f), Up(4 * f, 2 * f), Up(2 * f, f), Output(f, cout),
+    )
+
+
+class ReconCAE(nn.Module):
+    """One autoencoder for a block, or a pair: the second maps the *raw* cube to its optical flow (motion enhancement).
+
+    features_root: width f of the first level (32); tot_frame_num: frames T of a cube (5); use_flow: build the pair.
+    """
+
+    def __init__(self, features_root=32, tot_frame_num=5, use_flow=False):
+        super().__init__()
+        self.raw_ae = autoencoder(3 * tot_frame_num, 3 * tot_frame_num, features_root)
+        if use_flow:
+            self.of_ae = autoencoder(3 * tot_frame_num, 2 * tot_frame_num, features_root)
+        self.use_flow = use_flow
+
+    def forward(self, raw):
+        """raw (B, 3T, P, P) in 0..1 -> its reconstruction, and the predicted flow (B, 2T, P, P) or None."""
+        return self.raw_ae(raw), self.of_ae(raw) if self.use_flow else None
+
+    def errors(self, raw, flow=None):
+        """Each cube's reconstruction loss: the sum of squared errors over the cube, in float32.
+
+        raw (B, 3T, P, P) in 0..1, flow (B, 2T, P, P) -> (B,) of the raw cubes, (B,) of the flow cubes or None.
+        """
+        raw_out, flow_out = self(raw)
+        return squared_error(raw_out, raw), squared_error(flow_out, flow) if self.use_flow else None
+
+    def raw_errors(self, raw):
+        """(B, 3T, P, P) -> (B,): the raw cubes' losses alone, which is all that self-paced weights need."""
+        return squared_error(self.raw_ae(raw), raw)
+
+
+def squared_error(output, target):
+    """(B, C, P, P) twice -> (B,) float32 sums of squared differences."""
+    return (output.float() - target.float()).square().sum(dim=(1, 2, 3), dtype=torch.float32)

@@ -1,0 +1,77 @@
+"""The autoencoders, self-paced weights and training loop against the official system's numbers."""
+
+import contextlib
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from models.cae import ReconCAE
+from models.spr import self_paced_weights
+from train import train_epoch
+
+
+@pytest.fixture(scope="module")
+def forward(golden):
+    data = np.load(golden("cae_forward.npz"))
+    weights = {key[2:]: torch.from_numpy(data[key]) for key in data.files if key.startswith("w:")}
+    raw = torch.from_numpy(data["raw"]).float() / 255
+    return SimpleNamespace(weights=weights, raw=raw, flow=torch.from_numpy(data["flow"]).float(), data=data)
+
+
+def official(forward, use_flow):
+    model = ReconCAE(4, 5, use_flow)
+    model.load_state_dict({k: v for k, v in forward.weights.items() if use_flow or k.startswith("raw_ae")})
+    return model.eval()
+
+
+def test_names_and_shapes_are_the_official_ones(golden):
+    wanted = json.loads(golden("cae_state_dict.json").read_text())
+    state = ReconCAE(32, 5, use_flow=True).state_dict()
+    assert {k: [list(v.shape), str(v.dtype)] for k, v in state.items()} == wanted
+    raw_alone = ReconCAE(32, 5).state_dict()
+    assert list(raw_alone) == [k for k in wanted if k.startswith("raw_ae.")] and len(raw_alone) == 106
+
+
+def test_forward(forward):
+    with torch.no_grad():
+        raw_out, flow_out = official(forward, True)(forward.raw)
+    np.testing.assert_allclose(raw_out, forward.data["out_raw"], atol=1e-5)
+    np.testing.assert_allclose(flow_out, forward.data["out_flow"], atol=1e-5)
+
+
+def test_self_paced_weights(golden):
+    data = np.load(golden("self_paced.npz"))
+    for k in range(int(data["count"])):
+        sp_mode, shrink_rate, step = data[f"{k}_arg"]
+        weights = self_paced_weights(torch.from_numpy(data[f"{k}_scores"]), int(step), float(shrink_rate), sp_mode)
+        np.testing.assert_allclose(weights, data[f"{k}_weights"], atol=1e-6, err_msg=f"case {k}: {data[f'{k}_arg']}")
+
+
+@pytest.mark.parametrize("name", ["raw_mixture", "flow_mixture", "raw_hard", "raw_linear", "raw_huber"])
+def test_training_trajectory(golden, forward, name):
+    data = np.load(golden("training.npz"))
+    use_flow, sp_mode, shrink_rate, warmup_epoch, epochs = data[f"{name}_settings"]
+    use_flow = use_flow == "True"
+    cfg = SimpleNamespace(sp_mode=sp_mode, shrink_rate=float(shrink_rate), warmup_epoch=int(warmup_epoch),
+                          lambda_raw=1.0, lambda_of=1.0)
+    model = official(forward, use_flow)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    losses, step = [], 0
+    for epoch in range(int(epochs)):
+        for rows in torch.arange(30).split(12):
+            batch = [(forward.raw[rows], forward.flow[rows] if use_flow else None)]
+            stats, step = train_epoch(model, optimizer, batch, epoch, step, contextlib.nullcontext(), cfg)
+            losses.append(stats["loss"])
+    log = data[f"{name}_log"]
+    wanted = log[:, 2] + log[:, 3]
+    np.testing.assert_allclose(losses[:2], wanted[:2], rtol=1e-5)
+    np.testing.assert_allclose(losses, wanted, rtol=0.02)
+    model.eval()
+    with torch.no_grad():
+        raw, flow = model.errors(forward.raw, forward.flow)
+    np.testing.assert_allclose(raw, data[f"{name}_raw_scores"], rtol=0.02)
+    if use_flow:
+        np.testing.assert_allclose(flow, data[f"{name}_flow_scores"], rtol=0.02)

@@ -1,0 +1,218 @@
+"""YOLOv3: the network, what surrounds it and its loader, against mmdetection's results for the same weights."""
+
+import importlib.util
+import json
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+
+from fore_det.yolov3 import MEND, YOLOv3, decode, detect, detect_batch, load_yolov3, preprocess
+from utils.errors import UserError
+
+IMAGES = [f"{scale}_{image}" for scale in (320, 608)
+          for image in ("blocks_240x360", "blocks_360x640", "blocks_480x856", "noise_240x360")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """More threads gain little here, and cost much where another process uses the same cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def shapes(golden):
+    """Name -> shape of every tensor in a published checkpoint."""
+    entries = json.loads(golden("yolov3/state_dict.json").read_text())
+    assert {entry["dtype"] for name, entry in entries.items() if "num_batches" not in name} == {"torch.float32"}
+    return {name: tuple(entry["shape"]) for name, entry in entries.items()}
+
+
+@pytest.fixture(scope="module")
+def model(golden, shapes):
+    """The network with the weights that the golden files were made with."""
+    spec = importlib.util.spec_from_file_location("random_weights", golden("yolov3/random_weights.py"))
+    random_weights = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(random_weights)
+    golden("yolov3/random_calib.npz")                 # read by random_state; skips where it is not at hand
+    state = random_weights.random_state(shapes, seed=0)
+    model = YOLOv3()
+    model.load_state_dict({name: torch.from_numpy(np.asarray(value)) for name, value in state.items()})
+    return model
+
+
+def assert_same(found, expected):
+    """Equal as sets, since equal scores may come in either order; boxes of one label never lie on each other."""
+    boxes, scores, labels = (np.asarray(part) for part in found)
+    assert boxes.shape == expected["bboxes"].shape and scores.shape == labels.shape == expected["labels"].shape
+    assert boxes.dtype == scores.dtype == np.float32 and labels.dtype == np.int64
+    assert (np.diff(scores) <= 0).all()
+    if not len(boxes):
+        return
+    distance = np.abs(expected["bboxes"][:, None] - boxes).max(axis=2)  # (n, n)
+    nearest = np.where(expected["labels"][:, None] == labels, distance, np.inf).argmin(axis=1)
+    assert sorted(nearest) == list(range(len(boxes)))
+    np.testing.assert_array_equal(labels[nearest], expected["labels"])
+    np.testing.assert_allclose(scores[nearest], expected["scores"], rtol=0, atol=2e-6)
+    allowed = np.maximum(2e-4, 2 * np.spacing(np.abs(expected["bboxes"])))  # some boxes are 500,000 px wide
+    assert (np.abs(boxes[nearest] - expected["bboxes"]) <= allowed).all()
+
+
+def test_tensors_are_those_of_the_published_checkpoints(shapes):
+    model = YOLOv3()
+    assert {name: tuple(value.shape) for name, value in model.state_dict().items()} == shapes
+    assert sum(value.numel() for value in model.parameters()) == 61_949_149
+    assert not model.training
+
+
+def test_maps(golden, model):
+    expected = np.load(golden("yolov3/maps_320_blocks_240x360.npz"))
+    with torch.no_grad():
+        maps = model(torch.from_numpy(expected["inputs"]))
+    for i, found in enumerate(maps):
+        np.testing.assert_allclose(found.numpy(), expected[f"pred{i}"], rtol=0, atol=5e-5)
+
+
+def test_preprocess_gives_the_network_input(golden):
+    image = np.load(golden("yolov3/detect_320_blocks_240x360.npz"))["img"]
+    inputs, _, _ = preprocess(image, 320)
+    np.testing.assert_array_equal(inputs.numpy(), np.load(golden("yolov3/maps_320_blocks_240x360.npz"))["inputs"][0])
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_preprocess_shapes(golden, name):
+    expected = np.load(golden(f"yolov3/detect_{name}.npz"))
+    inputs, factor, shape = preprocess(expected["img"], int(expected["scale"]))
+    assert inputs.shape == (3, *expected["pad_shape"]) and inputs.dtype == torch.float32
+    assert shape == tuple(expected["img_shape"])
+    np.testing.assert_allclose(factor, expected["scale_factor"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(158, 238), (64, 64), (33, 500), (500, 33)])
+def test_preprocess_pads_with_zeros_to_multiples_of_32(size):
+    inputs, (fx, fy), (h, w) = preprocess(np.full((*size, 3), 255, np.uint8), 320)
+    assert max(h, w) == 320 and (fx, fy) == (w / size[1], h / size[0])
+    assert inputs.shape[1] % 32 == inputs.shape[2] % 32 == 0
+    assert 0 <= inputs.shape[1] - h < 32 and 0 <= inputs.shape[2] - w < 32
+    assert (inputs[:, :h, :w] == 1).all() and inputs.sum() == 3 * h * w
+
+
+@pytest.mark.parametrize("name", ["few", "none", "many", "overlap", "extreme_wh"])
+def test_decode(golden, name):
+    expected = np.load(golden(f"yolov3/decode_{name}.npz"))
+    maps = [torch.from_numpy(expected[f"pred{i}"][0]) for i in range(3)]
+    assert_same(decode(maps, expected["scale_factor"]), expected)
+
+
+def test_decode_of_one_place_by_hand():
+    maps = [torch.full((255, 96 // stride, 160 // stride), -20.0) for stride in (32, 16, 8)]
+    place = maps[1][85:170, 2, 3]                     # stride 16, anchor (62, 45), row 2, column 3
+    place[:5] = 0
+    place[5 + 7], place[5 + 70] = 0, -1               # two classes: two boxes, above each other
+    boxes, scores, labels = decode(maps, (0.5, 0.25))
+    x, y, w, h = 3.5 * 16 / 0.5, 2.5 * 16 / 0.25, 62 / 0.5, 45 / 0.25
+    assert labels.tolist() == [7, 70]
+    np.testing.assert_allclose(scores, [0.5 * 0.5, 0.5 / (1 + np.e)], rtol=1e-6)
+    np.testing.assert_allclose(boxes, [[x - w / 2, y - h / 2, x + w / 2, y + h / 2]] * 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("width, label, left", [(41.8, 7, 2), (42.6, 7, 1), (42.6, 8, 2)])
+def test_boxes_of_one_class_suppress_each_other_above_iou_045(width, label, left):
+    maps = [torch.full((255, 96 // stride, 160 // stride), -20.0) for stride in (32, 16, 8)]
+    for column, each in ((3, 7), (4, label)):         # 16 px apart: IoU 0.446 for 41.8 px, 0.454 for 42.6 px
+        place = maps[1][85:170, 2, column]
+        place[:5] = 0
+        place[2] = np.log(width / 62)
+        place[5 + each] = 0
+    assert len(decode(maps, (1, 1))[0]) == left
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_detect(golden, model, name):
+    expected = np.load(golden(f"yolov3/detect_{name}.npz"))
+    assert_same(detect(model, expected["img"], int(expected["scale"])), expected)
+
+
+def test_a_batch_gives_what_its_images_give(golden, model):
+    expected = [np.load(golden(f"yolov3/detect_320_{image}_240x360.npz")) for image in ("noise", "blocks")]
+    results = detect_batch(model, [one["img"] for one in expected], 320)
+    assert len(results) == 2
+    for found, one in zip(results, expected):
+        assert_same(found, one)
+
+
+# Loader. The files are small, since each tensor is one number, repeated.
+
+@pytest.fixture
+def state():
+    """As in a published checkpoint; the i-th tensor is i everywhere."""
+    with torch.device("meta"):
+        model = YOLOv3()
+    return OrderedDict((name, torch.tensor(i, dtype=value.dtype).expand(value.shape))
+                       for i, (name, value) in enumerate(model.state_dict().items()))
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save(content):
+        torch.save(content, tmp_path / "yolov3.pth")
+        return tmp_path / "yolov3.pth"
+    return save
+
+
+def refusal(path):
+    """The message with which the loader refuses a file: one line that names the file and what mends it."""
+    with pytest.raises(UserError) as error:
+        load_yolov3(path)
+    message = str(error.value)
+    assert "\n" not in message and str(path) in message and MEND in message
+    return message
+
+
+def test_loader_fills_every_tensor(save, state):
+    meta = {"mmdet_version": "2.11.0", "config": "model = dict()", "CLASSES": ("person", "bicycle"), "epoch": 273}
+    model = load_yolov3(save({"meta": meta, "state_dict": state}))
+    assert not model.training
+    loaded = model.state_dict()
+    assert loaded.keys() == state.keys()
+    for i, (name, value) in enumerate(loaded.items()):
+        assert value.device.type == "cpu" and (value == i).all(), name
+
+
+@pytest.mark.parametrize("name", ["backbone.conv_res_block4.res7.conv2.bn.running_var",
+                                  "neck.detect3.conv1.conv.weight", "bbox_head.convs_pred.2.bias"])
+def test_loader_refuses_a_missing_tensor(save, state, name):
+    del state[name]
+    assert name in refusal(save({"meta": {}, "state_dict": state}))
+
+
+def test_loader_refuses_a_renamed_tensor(save, state):
+    state["bbox_head.convs_pred.0.weights"] = state.pop("bbox_head.convs_pred.0.weight")
+    assert "bbox_head.convs_pred.0.weight" in refusal(save({"meta": {}, "state_dict": state}))
+
+
+def test_loader_refuses_a_misshapen_tensor(save, state):
+    state["bbox_head.convs_pred.0.weight"] = torch.zeros(75, 1024, 1, 1)  # as for 20 classes
+    message = refusal(save({"meta": {}, "state_dict": state}))
+    assert "bbox_head.convs_pred.0.weight" in message and "75" in message and "255" in message
+
+
+def test_loader_refuses_a_truncated_file(save, state):
+    path = save({"meta": {}, "state_dict": state})
+    path.write_bytes(path.read_bytes()[:-2000])
+    refusal(path)
+
+
+def test_loader_refuses_a_missing_file(tmp_path):
+    refusal(tmp_path / "absent.pth")
+
+
+@pytest.mark.parametrize("content", [
+    {"state_dict": torch.nn.Linear(2, 2).state_dict()}, {"state_dict": None}, torch.nn.Linear(2, 2).state_dict(),
+    [1, 2], torch.zeros(3)], ids=["other network", "no state", "bare state", "list", "tensor"])
+def test_loader_refuses_something_else(save, content):
+    refusal(save(content))

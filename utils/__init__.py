@@ -1,0 +1,1 @@
+"""What the stages share: settings, datasets, safe files, cubes, metrics, pictures."""

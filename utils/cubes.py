@@ -1,0 +1,52 @@
+"""The cubes of a mode, mapped from their files and turned into batches of network input on the device."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from utils import files
+from utils.errors import UserError
+
+
+class Cubes:
+    """raw: (N, 3T, P, P) uint8; flow: (N, 2T, P, P) float16 or None. Both are memory maps: rows are read as needed."""
+
+    def __init__(self, folder, use_flow, device):
+        self.raw = files.load_array(Path(folder, "stc_raw.npy"), mmap=True)
+        self.flow = files.load_array(Path(folder, "stc_of.npy"), mmap=True) if use_flow else None
+        if self.flow is not None and len(self.flow) != len(self.raw):
+            raise UserError(f"{folder}: stc_raw.npy has {len(self.raw):,} cubes, stc_of.npy {len(self.flow):,}: "
+                            "run extract_stc.py again")
+        self.device = device
+
+    def __len__(self):
+        return len(self.raw)
+
+    def batch(self, rows):
+        """(B,) row numbers -> raw (B, 3T, P, P) float32 in 0..1, flow (B, 2T, P, P) float32 or None, on the device."""
+        raw = self._rows(self.raw, rows).float().div_(255)
+        return raw, None if self.flow is None else self._rows(self.flow, rows).float()
+
+    def _rows(self, array, rows):
+        taken = torch.from_numpy(np.ascontiguousarray(array[rows]))  # a copy: the map itself is read-only
+        return taken.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def score(model, cubes, rows, batch_size, autocast, tick=lambda count: None):
+    """Every cube's reconstruction losses in eval mode.
+
+    model: a ReconCAE; cubes: Cubes; rows: (n,) row numbers; tick is told the number of cubes of each batch.
+    Returns (n, 1) float32 of the raw losses, or (n, 2) of raw and flow losses.
+    """
+    model.eval()
+    scores = torch.empty(len(rows), 2 if model.use_flow else 1, device=cubes.device)
+    for start in range(0, len(rows), batch_size):
+        raw, flow = cubes.batch(rows[start:start + batch_size])
+        with autocast:
+            errors = model.errors(raw, flow)
+        for column, error in zip(scores[start:start + batch_size].T, errors):
+            column.copy_(error)
+        tick(len(raw))
+    return scores.cpu().numpy()

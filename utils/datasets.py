@@ -1,0 +1,176 @@
+"""Datasets as they lie under raw_datasets/: their videos, frames and windows of frames."""
+
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from utils.errors import UserError
+
+RAW, FLOW = Path("raw_datasets"), Path("optical_flow")
+IMAGES = {".tif", ".tiff", ".jpg", ".jpeg", ".png", ".bmp"}
+VIDEOS = {".avi", ".mp4", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".webm"}
+
+
+class Layout(NamedTuple):
+    """Where videos lie: alternatives, the first that has any is taken; a video's name must match `pattern`."""
+
+    train: tuple  # of alternatives, each a tuple of folders in order
+    test: tuple
+    labels: str  # a reader in utils/labels.py
+    pattern: str = r".*"
+
+
+LAYOUTS = {
+    "ucsd": Layout((("Train",),), (("Test",),), "ucsd", r"(Train|Test)\d+"),
+    "avenue": Layout((("training/frames",), ("training_videos",)), (("testing/frames",), ("testing_videos",)), "avenue"),
+    "shanghaitech": Layout(
+        (("training/videosFrame",), ("training/frames",), ("training/videos",)),
+        (("Testing/frames_part1", "Testing/frames_part2"), ("testing/frames_part1", "testing/frames_part2"),
+         ("testing/frames",), ("Testing/frames",)), "shanghaitech"),
+}
+
+# What differs between the datasets of the paper. min_area in pixels; totals: (videos, frames) as they are published.
+DATASETS = {
+    "UCSDped1": dict(layout="ucsd", min_area=100, train_total=(34, 6800), test_total=(36, 7200), h_block=4),
+    "UCSDped2": dict(layout="ucsd", min_area=100, train_total=(16, 2550), test_total=(12, 2010), shrink_rate=0.005),
+    "avenue": dict(layout="avenue", min_area=1600, train_total=(16, 15328), test_total=(21, 15324)),
+    "ShanghaiTech": dict(layout="shanghaitech", min_area=900, train_total=(330, 274515), test_total=(107, 40791),
+                         shrink_rate=0.005, w_raw=0.1),
+}
+
+
+@dataclass(frozen=True)
+class Video:
+    name: str  # "Test001"
+    path: Path  # a folder of frames, or one video file
+    frames: tuple  # file names of the frames; of a video file, their numbers as words: "000000", ...
+    testing: bool  # whether it belongs to the testing set
+    first: int = 0  # number of its first frame in the mode
+    chosen: tuple = ()  # which of its frames are scored, counted from 0
+
+    def __len__(self):
+        return len(self.frames)
+
+    @property
+    def is_file(self):
+        return self.path.is_file()
+
+    def flow_folder(self, dataset_name):
+        """Folder of the video's flow files: its own path, below optical_flow/ in place of raw_datasets/."""
+        return FLOW / dataset_name / self.path.relative_to(RAW / dataset_name)
+
+    def flow_file(self, dataset_name, t):
+        """Flow file of frame t."""
+        return self.flow_folder(dataset_name) / (Path(self.frames[t]).stem + ".npy")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The videos of one mode, in order. Frames are numbered through all of them, whatever part is chosen for a trial."""
+
+    name: str
+    videos: tuple  # of Video, the chosen ones
+    num_frames: int  # F, of all videos of the mode
+    labels: str
+    notes: tuple  # lines that the user should read
+
+    @property
+    def chosen(self):
+        """Numbers of the frames to be scored, (S,) int64, ascending."""
+        return np.concatenate([np.asarray(v.chosen, np.int64) + v.first for v in self.videos])
+
+
+def window(i, context, first, last, border_mode="hard"):
+    """Numbers of the frames around frame i of a video whose frames are first..last: 2 * context + 1 of them.
+
+    hard (and any unknown word): numbers beyond the video's ends are held at the end; elastic: the window is shifted
+    inside the video (held where the video is shorter than a window); predict: only i - context .. i, held at the start.
+    """
+    if border_mode == "predict":
+        return [max(j, first) for j in range(i - context, i + 1)]
+    if border_mode == "elastic":
+        i = max(first + context, min(i, last - context))
+    return [min(max(j, first), last) for j in range(i - context, i + context + 1)]
+
+
+def find(name, mode, layout, videos=frozenset(), limit_frames=0, frame_step=1):
+    """The Dataset `name` for a mode, with the part of it that is chosen for a trial.
+
+    videos: positions (from 1) in the mode's list, empty for all; limit_frames: of each video, 0 for all;
+    frame_step: every K-th frame. Raises UserError where a folder or its frames are missing.
+    """
+    root, layout = RAW / name, LAYOUTS[layout]
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder: put or link the dataset there (raw_datasets/README.md shows the layout)")
+    found, notes = [], []
+    for part, testing in (("train", False), ("test", True)):
+        if mode in (part, "merge"):
+            listed = _videos(root, getattr(layout, part), layout.pattern, testing)
+            notes += _compare(name, part, listed)
+            found += listed
+    first = np.cumsum([0, *map(len, found)])
+    if videos and max(videos) > len(found):
+        raise UserError(f"--videos: there is no video {max(videos)}; {name} has {len(found)} in mode {mode}")
+    chosen = [replace(v, first=int(f), chosen=tuple(range(0, min(len(v), limit_frames or len(v)), frame_step)))
+              for position, (v, f) in enumerate(zip(found, first), 1) if not videos or position in videos]
+    return Dataset(name, tuple(chosen), int(first[-1]), layout.labels, tuple(notes))
+
+
+def _compare(name, part, videos):
+    """A line if the videos and frames found are not those that the dataset is known to have."""
+    known = DATASETS.get(name, {}).get(f"{part}_total")
+    counts = (len(videos), sum(map(len, videos)))
+    if known in (None, counts):
+        return []
+    return [f"note: {name} is known to have {known[0]} {part}ing videos with {known[1]} frames in all; "
+            f"found {counts[0]} with {counts[1]}"]
+
+
+def _videos(root, alternatives, pattern, testing):
+    for folders in alternatives:
+        if all((root / folder).is_dir() for folder in folders):
+            entries = [e for folder in folders for e in _listing(root / folder) if re.fullmatch(pattern, e.stem)]
+            videos = [v for e in entries if (v := _video(e, testing))]
+            if not videos:
+                raise UserError(f"{root / folders[0]}: no videos in it (folders of frames, or video files)")
+            return videos
+    wanted = " or ".join(" with ".join(folders) for folders in alternatives)
+    raise UserError(f"{root}: has no folder {wanted} (raw_datasets/README.md shows the layout)")
+
+
+def _listing(folder):
+    """Entries of a folder by name, without what file managers leave behind."""
+    try:
+        return sorted((e for e in folder.iterdir() if not e.name.startswith(".") and e.name != "Thumbs.db"),
+                      key=lambda e: e.name)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
+
+
+def _video(path, testing):
+    if path.is_dir():
+        frames = tuple(e.name for e in _listing(path) if e.suffix.lower() in IMAGES)
+        if not frames:
+            raise UserError(f"{path}: no frames in it (looked for {', '.join(sorted(IMAGES))})")
+    elif path.suffix.lower() in VIDEOS:
+        count = int(cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT))
+        if count < 1:
+            raise UserError(f"{path}: OpenCV cannot read this video")
+        frames = tuple(f"{t:06d}" for t in range(count))
+    else:
+        return None
+    return Video(path.name if path.is_dir() else path.stem, path, frames, testing)
+
+
+def fingerprint(video):
+    """What the video is made of, by names and sizes: a list that changes when a frame is added, renamed or replaced."""
+    if video.is_file:
+        return [video.path.name, video.path.stat().st_size]
+    with os.scandir(video.path) as entries:
+        sizes = {e.name: e.stat().st_size for e in entries}
+    return [[name, sizes.get(name)] for name in video.frames]

@@ -1,0 +1,5 @@
+"""The one exception that a user is meant to read."""
+
+
+class UserError(Exception):
+    """Something the user can mend. The message is one line: what was looked for, where, what was found, and the mend."""

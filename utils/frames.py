@@ -1,0 +1,126 @@
+"""Decoding: every frame once, in order, ahead of its use."""
+
+import sys
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+
+from utils.errors import UserError
+from utils.files import load_array
+
+cv2.setNumThreads(1)  # parallel over frames instead: DIS results would depend on the number of threads
+
+
+def parallel(function, items, workers):
+    """Like map(function, items), by a pool of threads that stays a few items ahead; results come in order."""
+    if workers < 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        ahead = deque()
+        try:
+            for item in items:
+                ahead.append(pool.submit(function, item))
+                if len(ahead) > 2 * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def load(video, wanted, workers=0, on_bad_frame="stop"):
+    """Yields the frames `wanted` (ascending numbers within the video) as (H, W, 3) uint8 BGR arrays.
+
+    Raises UserError for a frame that cannot be decoded, unless on_bad_frame is "repeat": then the frame before it is
+    used, with a warning. Raises UserError for a frame whose size is not that of the others.
+    """
+    frames = _decode_file(video, wanted) if video.is_file else parallel(
+        lambda t: _decode_image(video.path / video.frames[t]), wanted, workers)
+    last = None
+    for t, frame in zip(wanted, frames):
+        if frame is None:
+            frame = _replacement(video, t, last, on_bad_frame)
+        if last is not None and frame.shape != last.shape:
+            raise UserError(f"{video.path}: frame {video.frames[t]} is {frame.shape[0]}x{frame.shape[1]} "
+                            f"(height x width), those before it {last.shape[0]}x{last.shape[1]}")
+        last = frame
+        yield frame
+
+
+def _decode_image(path):
+    try:
+        data = np.fromfile(path, np.uint8)  # imread cannot tell a missing file from a damaged one
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+
+
+def _decode_file(video, wanted):
+    capture = cv2.VideoCapture(str(video.path))
+    position = 0
+    for t in wanted:
+        while position < t and capture.grab():
+            position += 1
+        frame = capture.read()[1]
+        position += 1
+        yield frame
+
+
+def _replacement(video, t, last, on_bad_frame):
+    where = video.path if video.is_file else video.path / video.frames[t]
+    what = f"{where}: frame {t + 1} of {len(video)} cannot be decoded (damaged or cut short)"
+    if on_bad_frame == "stop":
+        raise UserError(f"{what}: replace it, or repeat the frame before it with --on_bad_frame repeat")
+    if last is None:
+        raise UserError(f"{what}, and there is no frame before it to repeat: replace it")
+    print(f"warning: {what}; the frame before it is repeated", file=sys.stderr)
+    return last
+
+
+def size_of(video):
+    """(H, W) of a video's frames, read from its first decodable one."""
+    frames = _decode_file(video, range(len(video))) if video.is_file else (
+        _decode_image(video.path / name) for name in video.frames)
+    for frame in frames:
+        if frame is not None:
+            return frame.shape[:2]
+    raise UserError(f"{video.path}: none of its {len(video)} frames can be decoded")
+
+
+def load_flow(video, dataset_name, wanted, size, workers=0):
+    """Yields the flow of the frames `wanted` as (H, W, 2) float16 or float32 arrays.
+
+    Raises UserError if a flow file is missing, damaged, not of the frames' size, or holds values that are not finite.
+    """
+    def read(t):
+        path = video.flow_file(dataset_name, t)
+        if not path.is_file():
+            raise UserError(f"{path}: no such flow file: run calc_optical_flow.py first (with the same --use_flow)")
+        flow = load_array(path)
+        if flow.shape != (*size, 2):
+            raise UserError(f"{path}: is {flow.shape}, the frames need {(*size, 2)}: run calc_optical_flow.py again")
+        if not np.isfinite(flow.sum(dtype=np.float64)):
+            raise UserError(f"{path}: holds values that are not finite: remove it and run calc_optical_flow.py again")
+        return flow
+
+    return parallel(read, wanted, workers)
+
+
+def slide(numbers, items, windows):
+    """Gathers windows out of a stream that is read once.
+
+    numbers: ascending numbers; items: one item for each of them; windows: lists of numbers, each window's ends not
+    before those of the one before. Yields each window's list of items.
+    """
+    stream, held = zip(numbers, items), {}
+    for window in windows:
+        while window[-1] not in held:
+            number, item = next(stream)
+            held[number] = item
+        for old in [n for n in held if n < window[0]]:
+            del held[old]
+        yield [held[n] for n in window]

@@ -1,0 +1,115 @@
+"""What an output was made from: one small JSON beside it, so that settings and inputs are never mixed silently.
+
+A record names the stage, its settings and its input (the records before it, or fingerprints of files by names and
+sizes); its id is a hash of these three. A stage is done when its record asks for exactly what is wanted now.
+"""
+
+import hashlib
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from utils import datasets, files
+from utils.config import stage_settings
+from utils.errors import UserError
+from utils.run import versions
+
+SCRIPTS = {"flow": "calc_optical_flow.py", "boxes": "extract_bbox.py", "cubes": "extract_stc.py", "train": "train.py",
+           "test": "test.py"}
+
+
+def digest(content):
+    """A short hash of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def wanted(cfg, stage, **inputs):
+    """The record that `stage` would write with these settings and inputs (but for counts, versions and seconds)."""
+    content = {"stage": stage, "settings": stage_settings(cfg, stage), "input": inputs}
+    return {**content, "id": digest(content)}
+
+
+def save(path, record, seconds, **counts):
+    """Writes a finished output's record."""
+    files.save_json(path, {**record, **counts, "seconds": seconds, "versions": versions(),
+                           "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])})
+
+
+def load(path):
+    """The record in a file, or None where there is none."""
+    return files.load_json(path) if Path(path).is_file() else None
+
+
+def difference(record, other):
+    """Says in a few words what two records of a stage differ in, or "" if nothing."""
+    changed = [f"{key} {_word(record['settings'].get(key))}, now {_word(value)}"
+               for key, value in other["settings"].items() if record["settings"].get(key) != value]
+    changed += [f"other {key}" for key, value in other["input"].items() if record["input"].get(key) != value]
+    return "; ".join(changed)
+
+
+def is_done(path, record, outputs=()):
+    """Whether the record in `path` is the wanted one and all outputs are there, and why (not)."""
+    old = load(path)
+    if old is None or not all(map(os.path.exists, outputs)):
+        return False, "not made yet"
+    if old["id"] == record["id"]:
+        return True, "done with the same settings and input"
+    return False, f"made differently: {difference(old, record)}"
+
+
+def require(path, stage, what):
+    """The record of the stage before. Raises UserError if it is missing."""
+    record = load(path)
+    if record is None:
+        raise UserError(f"{path}: not there, so there are no {what} yet: run {SCRIPTS[stage]} first")
+    return record
+
+
+def require_same(made, now, path, what, stage):
+    """Raises UserError if an output was `made` from another input or with other settings than those `now` there."""
+    if made != now:
+        raise UserError(f"{path}: {what}: run {SCRIPTS[stage]} again")
+
+
+def require_selection(cfg, record, path):
+    """Raises UserError if a trial's part of the data (--videos, ...) is not the one that an input was made for."""
+    for key in ("videos", "limit_frames", "frame_step"):
+        made, now = record["settings"][key], getattr(cfg, key)
+        if made != now:
+            raise UserError(f"{path}: was made with {key} {_word(made)}, now {_word(now)}: "
+                            f"give the same --{key} to every stage, or run {SCRIPTS[record['stage']]} again")
+
+
+def cubes_of(folder):
+    """The records of the cubes in a folder and of their boxes. Raises UserError if one is missing or they don't fit."""
+    cubes = require(folder / "cubes.json", "cubes", "cubes")
+    boxes = require(folder / "boxes.json", "boxes", "boxes")
+    if cubes["input"]["boxes"] != boxes["id"]:
+        raise UserError(f"{folder}: the cubes were made from other boxes than those there now: run extract_stc.py again")
+    return cubes, boxes
+
+
+def sizes_of(boxes, boxes_made):
+    """The frame size that belongs to each box: (N, 5) rows and the record of the boxes -> (N, 2) H, W."""
+    firsts = [first for _, first, _ in boxes_made["videos"]]
+    return np.asarray(boxes_made["sizes"])[np.searchsorted(firsts, boxes[:, 0], "right") - 1]
+
+
+def frames_of(dataset):
+    """Fingerprint of the chosen videos' frames."""
+    return digest([[v.name, v.first, datasets.fingerprint(v), list(v.chosen)] for v in dataset.videos])
+
+
+def flow_of(dataset):
+    """Fingerprint of the chosen videos' optical flow, by its records. Raises UserError where there is none yet."""
+    folders = [v.flow_folder(dataset.name) for v in dataset.videos]
+    return digest([require(folder / "flow.json", "flow", f"flow files of {folder.name}")["id"] for folder in folders])
+
+
+def _word(value):
+    return {True: "true", False: "false", "": "(none)"}.get(value, value) if isinstance(value, (bool, str)) else value

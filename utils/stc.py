@@ -1,0 +1,52 @@
+"""Spatio-temporal cubes: cropping them, and the image block that a box belongs to (paper, section 3.1)."""
+
+import cv2
+import numpy as np
+
+
+def corners(boxes, size):
+    """Whole-pixel corners of boxes inside the image: ends of the slices [y1:y2, x1:x2].
+
+    boxes: (n, 4) x1 y1 x2 y2; size: (H, W), or one row each (n, 2). Returns (n, 4) int64.
+    """
+    height, width = np.asarray(size).T
+    x1, y1, x2, y2 = np.ceil(np.asarray(boxes, np.float64)).T
+    return np.stack([np.clip(x1, 0, width), np.clip(y1, 0, height),
+                     np.clip(x2, 0, width), np.clip(y2, 0, height)], axis=1).astype(np.int64)
+
+
+def not_empty(boxes, size):
+    """(n, 4) boxes -> (n,) bool: whether anything of the image is inside the whole-pixel corners."""
+    x1, y1, x2, y2 = corners(boxes, size).T
+    return (x2 > x1) & (y2 > y1)
+
+
+def crop(frames, box, patch_size):
+    """One cube: the box cut out of every frame, resized bilinearly.
+
+    frames: T arrays (H, W, C), uint8 or floats; box: x1 y1 x2 y2. Returns (T * C, P, P) in the frames' type,
+    channels frame by frame (frame 0's B, G, R, frame 1's ...). Raises ValueError if the crop is empty.
+    """
+    height, width, channels = frames[0].shape
+    x1, y1, x2, y2 = corners(np.asarray(box)[None, :4], (height, width))[0]
+    if x2 <= x1 or y2 <= y1:
+        raise ValueError(f"box {tuple(box)} has no pixel inside a {height}x{width} image")
+    half = frames[0].dtype == np.float16  # cv2.resize does not know it
+    cube = np.empty((len(frames), channels, patch_size, patch_size), frames[0].dtype)
+    for part, frame in zip(cube, frames):
+        patch = frame[y1:y2, x1:x2]
+        patch = cv2.resize(patch.astype(np.float32) if half else patch, (patch_size, patch_size))
+        part[:] = patch.reshape(patch_size, patch_size, channels).transpose(2, 0, 1)
+    return cube.reshape(-1, patch_size, patch_size)
+
+
+def block_of(boxes, size, h_block, w_block):
+    """The block each box belongs to, by its centre; a centre on or beyond an edge counts to the nearest block.
+
+    boxes: (n, 4); size: (H, W), or one row each (n, 2). Returns (n,) int64: row * w_block + column.
+    """
+    height, width = np.asarray(size, np.float64).T
+    x1, y1, x2, y2 = np.asarray(boxes, np.float64).reshape(-1, 4).T
+    row = ((y1 + y2) / 2 / (height / h_block)).astype(np.int64)
+    column = ((x1 + x2) / 2 / (width / w_block)).astype(np.int64)
+    return np.clip(row, 0, h_block - 1) * w_block + np.clip(column, 0, w_block - 1)

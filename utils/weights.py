@@ -1,0 +1,32 @@
+"""Are the tensors of a file those of a network?"""
+
+import torch
+
+from utils.errors import UserError
+
+
+def check_state(state, model, path, mend, ignore=()):
+    """Compares a state dict with a model, which may be on the meta device, by names and shapes.
+
+    state: what the file holds; path, mend: the file and the command that gets a good one, for the message;
+    ignore: names that the file may hold beside the model's.
+    Returns the state dict without the ignored names, fit for strict loading.
+    Raises UserError if the state is no dict of tensors, or tensors are missing, of another shape or kind, or unknown.
+    """
+    network = type(model).__name__
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: holds no weights of {network}; mend it with: {mend}")
+    state = {name: value for name, value in state.items() if name not in ignore}
+    expected = model.state_dict()
+    problems = [f"{name} is missing" for name in expected if name not in state]
+    for name, value in state.items():
+        if name not in expected:
+            problems.append(f"{name} is unknown")
+        elif not torch.is_tensor(value) or value.is_floating_point() != expected[name].is_floating_point():
+            problems.append(f"{name} is no tensor of numbers like the network's")
+        elif value.shape != expected[name].shape:
+            problems.append(f"{name} is {tuple(value.shape)} where the network has {tuple(expected[name].shape)}")
+    if problems:
+        count = f"{len(problems)} {'tensor' if len(problems) == 1 else 'tensors'}"
+        raise UserError(f"{path}: not the weights of {network}: {problems[0]} ({count} wrong); mend it with: {mend}")
+    return state

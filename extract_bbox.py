@@ -1,29 +1,36 @@
 #!/usr/bin/env python
 """Find the foreground boxes of every frame: detected objects and whatever else moves (paper, section 3.1).
 
-Motion boxes are bounding rectangles of what moves (u^2 + v^2 > 1 in the optical flow) outside the detector's boxes.
---detector none takes motion boxes alone; --boxes_from FILE takes boxes that others published and looks at no flow.
+1. The detector's boxes of all classes with score > 0.2 that are not too small.
+2. A box is dropped if a larger one covers more than 0.6 of it.
+3. Motion boxes: bounding rectangles of what moves (u^2 + v^2 > 1 in the optical flow) outside those boxes.
 
-reads   the frames and their optical flow (optical_flow/D)
+--detector none takes motion boxes alone; --boxes_from FILE takes boxes that others published and looks at no frame.
+
+reads   raw_datasets/D and optical_flow/D
 writes  data/D/MODE/bboxes.npy      (N, 5) float32: frame, x1, y1, x2, y2, sorted by frame
         data/D/MODE/boxes.json      what they were made from
 Frames are numbered from 0 through all videos of the mode. A box with no pixel inside the image can't become a cube: it
 is dropped here, with a count, and never later. A stopped run goes on where it was.
 """
 
+import itertools
 import shutil
 from pathlib import Path
 
 import numpy as np
 
-from fore_det.boxes import moving
+from fore_det import detector
+from fore_det.boxes import confident, moving, uncovered
 from fore_det.published import read_boxes
 from utils import datasets, files, frames, record
 from utils.config import parse_config, parse_videos
 from utils.datasets import window
 from utils.errors import UserError
-from utils.run import Clock, locked, progress, run, workers
+from utils.run import Clock, device_of, locked, progress, run, workers
 from utils.stc import crop, not_empty
+
+NO_BOXES = np.empty((0, 4), np.float32)
 
 
 def main():
@@ -32,37 +39,43 @@ def main():
     dataset = datasets.find(cfg.dataset_name, cfg.mode, cfg.layout,
                             parse_videos(cfg.videos), cfg.limit_frames, cfg.frame_step)
     print(*dataset.notes, sep="\n", end="\n" * bool(dataset.notes))
-    inputs = {"frames": record.frames_of(dataset)}
-    if cfg.boxes_from:
-        inputs["boxes_from"] = [Path(cfg.boxes_from).name, files.size(cfg.boxes_from)]
-    if not cfg.boxes_from or cfg.drop_still_boxes:
-        inputs["flow"] = record.flow_of(dataset)
-    wanted = record.wanted(cfg, "boxes", **inputs)
+    wanted = record.wanted(cfg, "boxes", **inputs(cfg, dataset))
     with locked(folder):
         done, why = record.is_done(folder / "boxes.json", wanted, [folder / "bboxes.npy"])
-        if done:
-            print(f"{folder}: boxes are {why}")
-        else:
+        print(f"{folder}: boxes are {why}")
+        if not done:
             extract(cfg, dataset, folder, wanted)
     print(f"next: python extract_stc.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
 
 
+def inputs(cfg, dataset):
+    """Fingerprints of all that the boxes are made from."""
+    found = {"frames": record.frames_of(dataset)}
+    if cfg.boxes_from:
+        found["boxes_from"] = [Path(cfg.boxes_from).name, files.size(cfg.boxes_from)]
+    elif cfg.detector != "none":
+        path = detector.weights_file(cfg.detector, cfg.detector_weights, cfg.detector_scale)
+        found["weights"] = detector.fingerprint(cfg.detector, path)
+    if not cfg.boxes_from or cfg.drop_still_boxes:
+        found["flow"] = record.flow_of(dataset)
+    return found
+
+
 def extract(cfg, dataset, folder, wanted):
     """Writes the boxes video by video, then all of them in one file."""
-    part = folder / "bboxes.part"
+    part, clock = folder / "bboxes.part", Clock()
     if (record.load(part / "record.json") or {}).get("id") != wanted["id"]:
         shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
         files.save_json(part / "record.json", wanted)
-    clock = Clock()
-    published = read_boxes(cfg.boxes_from, dataset.num_frames) if cfg.boxes_from else None
+    found_by = source_of_boxes(cfg, dataset)
     rows, sizes, dropped = [], [], 0
     with progress(len(dataset.chosen), "frame", "boxes") as bar:
         for video in dataset.videos:
-            size = frames.size_of(video)
-            path = part / f"{video.first:08d}.npy"
-            if not path.is_file():
-                files.save_array(path, boxes_of_video(cfg, dataset, video, size, published, bar))
+            size, path = frames.size_of(video), part / f"{video.first:08d}.npy"
+            if path.is_file():
+                bar.update(len(video.chosen))
+            else:
+                files.save_array(path, boxes_of_video(cfg, dataset.name, video, size, found_by(video), bar.update))
             found = files.load_array(path)
             kept = not_empty(found[:, 1:], size)
             rows.append(found[kept])
@@ -70,8 +83,8 @@ def extract(cfg, dataset, folder, wanted):
             dropped += int((~kept).sum())
     boxes = np.concatenate(rows)
     if not len(boxes):
-        raise UserError(f"no box in {len(dataset.chosen):,} frames of {dataset.name}: lower --min_area or --motion_thr, "
-                        "or take boxes from elsewhere with --boxes_from")
+        raise UserError(f"no box in {len(dataset.chosen):,} frames of {dataset.name}: lower --min_area, --motion_thr or "
+                        "--score_thr, or take boxes from elsewhere with --boxes_from")
     (folder / "boxes.json").unlink(missing_ok=True)  # until the last line the boxes are not valid
     files.save_array(folder / "bboxes.npy", boxes)
     if dropped:
@@ -82,35 +95,55 @@ def extract(cfg, dataset, folder, wanted):
     print(f"wrote {folder / 'bboxes.npy'}: {len(boxes):,} boxes in {len(dataset.chosen):,} frames, {clock():,.0f} s")
 
 
-def boxes_of_video(cfg, dataset, video, size, published, bar):
-    """The boxes of one video's chosen frames: (n, 5) float32 frame x1 y1 x2 y2."""
-    threads = workers(cfg.num_workers)
-    rows_of = {}
-    if published is not None:
-        numbers = np.asarray(video.chosen) + video.first
-        first, last = (np.searchsorted(published[:, 0], numbers, side) for side in ("left", "right"))
-        rows_of = {t: published[a:b, 1:] for t, a, b in zip(video.chosen, first, last)}
+def source_of_boxes(cfg, dataset):
+    """A function: video -> (n, 4) boxes for each of its chosen frames, in order, before motion boxes."""
+    if cfg.boxes_from:
+        published = read_boxes(cfg.boxes_from, dataset.num_frames)
 
-    def boxes_of_frame(item):
-        t, near, flows = item  # flows: (H, W, 2) each
-        found = rows_of[t] if published is not None else moving(
-            flows[near.index(t)], np.empty((0, 4)), cfg.motion_thr, cfg.min_area, cfg.box_margin, cfg.all_motion_quirk)
-        if cfg.drop_still_boxes:
-            found = [box for box in found if not_empty(box[None], size)[0] and crop(flows, box, cfg.patch_size).any()]
-        found = np.asarray(found, np.float32).reshape(-1, 4)
-        return np.insert(found, 0, video.first + t, axis=1)
+        def of_file(video):
+            numbers = np.asarray(video.chosen) + video.first
+            ends = [np.searchsorted(published[:, 0], numbers, side) for side in ("left", "right")]
+            return (published[first:last, 1:] for first, last in zip(*ends))
+        return of_file
+    if cfg.detector == "none":
+        return lambda video: itertools.repeat(NO_BOXES)
+    device = device_of(cfg.device)
+    weights = detector.weights_file(cfg.detector, cfg.detector_weights, cfg.detector_scale)
+    detect = detector.load_detector(cfg.detector, weights, cfg.detector_scale, device)
+    batch = 8 if device.type == "cuda" else 1
 
-    windows = [window(t, cfg.context_of_num if cfg.drop_still_boxes else 0, 0, len(video) - 1, cfg.border_mode)
-               for t in video.chosen]
-    if published is None or cfg.drop_still_boxes:
+    def detected(video):
+        stream = frames.load(video, video.chosen, workers(cfg.num_workers), cfg.on_bad_frame)
+        for images in frames.batched(stream, batch):
+            for found in detect(images):  # (n, 5)
+                yield uncovered(confident(found, cfg.score_thr, cfg.min_area), cfg.cover_thr)
+    return detected
+
+
+def boxes_of_video(cfg, name, video, size, found, tick):
+    """All boxes of one video's chosen frames: (n, 5) float32 frame x1 y1 x2 y2; found: (n, 4) for each of them."""
+    threads, context = workers(cfg.num_workers), cfg.context_of_num if cfg.drop_still_boxes else 0
+    windows = [window(t, context, 0, len(video) - 1, cfg.border_mode) for t in video.chosen]
+    flows = itertools.repeat(None)
+    if not cfg.boxes_from or cfg.drop_still_boxes:
         needed = sorted({t for near in windows for t in near})
-        flows = frames.slide(needed, frames.load_flow(video, dataset.name, needed, size, threads), windows)
-    else:
-        flows = iter(lambda: None, 0)
+        flows = frames.slide(needed, frames.load_flow(video, name, needed, size, threads), windows)
+
+    def complete(item):
+        t, near, boxes, flow = item  # flow: (H, W, 2) for each frame of the window
+        if not cfg.boxes_from:
+            motion = moving(flow[near.index(t)], boxes, cfg.motion_thr, cfg.min_area, cfg.box_margin,
+                            cfg.all_motion_quirk)
+            boxes = np.concatenate([boxes, motion.astype(np.float32)])
+        if cfg.drop_still_boxes:
+            boxes = boxes[not_empty(boxes, size)]
+            boxes = boxes[[crop(flow, box, cfg.patch_size).any() for box in boxes]] if len(boxes) else boxes
+        return np.insert(np.asarray(boxes, np.float32), 0, video.first + t, axis=1)
+
     rows = []
-    for found in frames.parallel(boxes_of_frame, zip(video.chosen, windows, flows), threads):
-        rows.append(found)
-        bar.update()
+    for found_here in frames.parallel(complete, zip(video.chosen, windows, found, flows), threads):
+        rows.append(found_here)
+        tick()
     return np.concatenate(rows)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from utils import datasets, files, frames, record
 from utils.config import parse_config, parse_videos
 from utils.datasets import window
+from utils.errors import UserError
 from utils.run import Clock, locked, progress, run, workers
 from utils.stc import crop
 
@@ -31,17 +32,17 @@ def main():
     dataset = datasets.find(cfg.dataset_name, cfg.mode, cfg.layout,
                             parse_videos(cfg.videos), cfg.limit_frames, cfg.frame_step)
     print(*dataset.notes, sep="\n", end="\n" * bool(dataset.notes))
-    record.require_same(made["input"]["frames"], record.frames_of(dataset), folder / "bboxes.npy",
-                        "the frames are not those that the boxes were made from", "boxes")
+    if made["input"]["frames"] != record.frames_of(dataset):
+        raise UserError(f"{folder / 'bboxes.npy'}: the frames are not those that the boxes were made from: "
+                        "run extract_bbox.py again")
     outputs = {"stc_raw.npy": (3 * span(cfg.context_frame_num, cfg.border_mode), np.uint8)}
     if cfg.use_flow:
         outputs["stc_of.npy"] = (2 * span(cfg.context_of_num, cfg.border_mode), np.float16)
     wanted = record.wanted(cfg, "cubes", boxes=made["id"])
     with locked(folder):
         done, why = record.is_done(folder / "cubes.json", wanted, [folder / name for name in outputs])
-        if done:
-            print(f"{folder}: cubes are {why}")
-        else:
+        print(f"{folder}: cubes are {why}")
+        if not done:
             extract(cfg, dataset, folder, made["sizes"], outputs, wanted)
     print(f"next: python train.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
 

@@ -44,9 +44,8 @@ def main():
     wanted = record.wanted(cfg, "train", cubes=cubes_made["id"])
     with locked(folder):
         done, why = record.is_done(folder / "train.json", wanted)
-        if done:
-            print(f"{folder}: models are {why}")
-        else:
+        print(f"{folder}: models are {why}")
+        if not done:
             cubes = Cubes(folder, cfg.use_flow, device)
             boxes = files.load_array(folder / "bboxes.npy")
             block = block_of(boxes[:, 1:], record.sizes_of(boxes, boxes_made), cfg.h_block, cfg.w_block)

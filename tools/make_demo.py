@@ -34,7 +34,7 @@ def cloth(rng, contrast):
     blotches = cv2.resize(rng.random((25, 40)), CANVAS[::-1], interpolation=cv2.INTER_CUBIC) > 0.5
     pattern = [rows // width % 2, columns // width % 2, (rows // width + columns // width) % 2, blotches,
                np.zeros(CANVAS)][rng.integers(5)]
-    base = rng.uniform(40, 200) + rng.uniform(-45, 45, 3)
+    base = rng.uniform(70, 190) + rng.uniform(-35, 35, 3)
     return np.clip(base + contrast * rng.uniform(-1, 1, 3) * pattern[..., None], 0, 255).astype(np.uint8)
 
 
@@ -60,8 +60,8 @@ def fill(canvas, points, texture):
 
 def walker(rng):
     """A walker who faces right, in PHASES postures -> (PHASES, *CANVAS, 4) uint8 BGRA."""
-    shirt, skin, hair = cloth(rng, 80), colour(rng, 90, 220, SKIN), colour(rng, 30, 130, (0.6, 0.8, 1))
-    trousers, shoe = colour(rng, 40, 150, rng.uniform(0.6, 1.2, 3)), colour(rng, 20, 120, (1, 1, 1))
+    shirt, skin, hair = cloth(rng, 80), colour(rng, 110, 220, SKIN), colour(rng, 50, 130, (0.6, 0.8, 1))
+    trousers, shoe = colour(rng, 60, 140, rng.uniform(0.7, 1.2, 3)), colour(rng, 50, 120, (1, 1, 1))
     wide, stride, bag = rng.uniform(8, 12), rng.uniform(0.35, 0.6), rng.random() < 0.4
     cycle = np.zeros((PHASES, *CANVAS, 4), np.uint8)
     for canvas, phase in zip(cycle, np.linspace(0, 2 * np.pi, PHASES, endpoint=False)):
@@ -91,7 +91,7 @@ def wheel(canvas, centre, radius, phase, bgra):
 
 def cyclist(rng):
     """A cyclist who rides to the right -> (PHASES, *CANVAS, 4) uint8 BGRA."""
-    shirt, skin = cloth(rng, 110), colour(rng, 90, 220, SKIN)
+    shirt, skin = cloth(rng, 110), colour(rng, 110, 220, SKIN)
     trousers, frame = [colour(rng, 40, 150, rng.uniform(0.6, 1.2, 3)) for _ in range(2)]
     cycle = np.zeros((PHASES, *CANVAS, 4), np.uint8)
     for canvas, phase in zip(cycle, np.linspace(0, 2 * np.pi, PHASES, endpoint=False)):
@@ -192,7 +192,7 @@ def draw_video(rng, scene, frames, kind=None):
         y = rng.uniform(0.6, 0.9) * height
         tall = tallness(y, height)
         figure, size, speed = {"cyclist": (cyclist, 1.2, 0.15), "cart": (cart, 1.15, 0.06),
-                               "against": (walker, 1.0, -0.06)}[kind]
+                               "against": (walker, 1.0, -0.075)}[kind]
         odd = Actor(rng, figure, size * tall, y, speed * tall, width, start=rng.uniform(0.35, 0.55) * frames)
         cast.append(odd)
     cast.sort(key=lambda actor: actor.y)  # the far ones first

@@ -52,13 +52,19 @@ SETTINGS = {s.name: s for s in (
     S("frame_step", int, 1, "flow boxes cubes train test",
       "boxes, cubes and scores for every K-th frame alone; windows still reach the true neighbours (for trials)", 1),
     S("on_bad_frame", ("stop", "repeat"), "stop", "flow boxes cubes",
-      "an unreadable frame ends the stage, or the frame before it stands in (with a warning)"),
+      "an unreadable frame ends the stage, or the frame before it stands in (with a warning)", identity=False),
     # 1 optical flow
-    S("flow_method", ("dis",), "dis", "flow",
-      "dis: OpenCV's DIS optical flow, which needs no weights"),
+    S("flow_method", ("flownet2", "raft", "dis"), "flownet2", "flow",
+      "flownet2 (official), raft (torchvision's RAFT-large), or dis (OpenCV's DIS, which needs no weights)"),
+    S("flow_weights", str, "", "flow", "weights file in place of the method's usual one"),
     S("flow_dtype", ("float16", "float32"), "float16", "flow", "number format of the flow files (official: float32)"),
     # 2 foreground boxes
-    S("detector", ("none",), "none", "boxes", "object detector; none: motion boxes alone"),
+    S("detector", str, "yolov3", "boxes",
+      "yolov3 (official), torchvision:MODEL, mmdet:CONFIG:CHECKPOINT, or none for motion boxes alone"),
+    S("detector_weights", str, "", "boxes", "weights file in place of the detector's usual one"),
+    S("detector_scale", int, 608, "boxes", "length to which yolov3 resizes a frame's long side: 608 or 320", 32),
+    S("score_thr", float, 0.2, "boxes", "a detection is kept if its score is above this", 0),
+    S("cover_thr", float, 0.6, "boxes", "a box is dropped if a larger one covers more than this share of it", 0),
     S("boxes_from", str, "", "boxes",
       "take the boxes in this .npy file: per frame an (n, 4) or (n, 5) array, or (N, 5) rows of frame x1 y1 x2 y2"),
     S("min_area", int, None, "boxes", "smallest box in pixels, with +1 on both sides", 1),
@@ -91,18 +97,18 @@ SETTINGS = {s.name: s for s in (
       "upper threshold mean + max(1, 4 - t * shrink_rate) * std after t refined batches", 0),
     S("score_every", int, 0, "train", "also keep every cube's score after each N-th epoch, 0 for none", 0),
     S("seed", int, 0, "train", "fixes initial weights and the order of cubes", 0),
-    S("precision", ("fp32", "bf16"), "fp32", "train test", "fp32, or bf16 by autocast (faster, nearly the same)"),
+    S("precision", ("fp32", "bf16"), "fp32", "train", "fp32, or bf16 by autocast (faster, nearly the same); scoring follows the model"),
     # 5 scoring
     S("model", str, "", "test", "score with this folder of models, or this official D_model.npy"),
     S("w_raw", float, 0.5, "test", "weight of the raw z-score (with use_flow)", 0),
     S("w_of", float, 1.0, "test", "weight of the flow z-score", 0),
     S("window_size", int, 10, "test", "frames of the moving average over the frame scores, 1 for none", 1),
     # how it runs
-    S("device", str, "auto", "train test", "auto, cpu, or cuda:N", identity=False),
+    S("device", str, "auto", "flow boxes train test", "auto, cpu, or cuda:N", identity=False),
     S("num_workers", int, -1, "flow boxes cubes", "threads that read and prepare frames; -1: one per core, 0: none",
       -1, identity=False),
 )}
-DATASET_KEYS = {"layout": tuple(LAYOUTS), "min_area": int}
+DATASET_KEYS = {"layout": tuple(LAYOUTS), "min_area": int, "detector_scale": int}
 
 
 def parse_config(description, argv=None, stages=STAGES):

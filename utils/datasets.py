@@ -36,11 +36,11 @@ LAYOUTS = {
 
 # What differs between the datasets of the paper. min_area in pixels; totals: (videos, frames) as they are published.
 DATASETS = {
-    "UCSDped1": dict(layout="ucsd", min_area=100, train_total=(34, 6800), test_total=(36, 7200), h_block=4),
-    "UCSDped2": dict(layout="ucsd", min_area=100, train_total=(16, 2550), test_total=(12, 2010), shrink_rate=0.005),
-    "avenue": dict(layout="avenue", min_area=1600, train_total=(16, 15328), test_total=(21, 15324)),
-    "ShanghaiTech": dict(layout="shanghaitech", min_area=900, train_total=(330, 274515), test_total=(107, 40791),
-                         shrink_rate=0.005, w_raw=0.1),
+    "UCSDped1": dict(layout="ucsd", min_area=100, train_total=(34, 6800), test_total=(36, 7200)),
+    "UCSDped2": dict(layout="ucsd", min_area=100, train_total=(16, 2550), test_total=(12, 2010)),
+    "avenue": dict(layout="avenue", min_area=1600, detector_scale=320, train_total=(16, 15328), test_total=(21, 15324)),
+    "ShanghaiTech": dict(layout="shanghaitech", min_area=900, detector_scale=320, train_total=(330, 274515),
+                         test_total=(107, 40791)),
 }
 
 

@@ -1,5 +1,6 @@
 """Decoding: every frame once, in order, ahead of its use."""
 
+import itertools
 import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -124,3 +125,10 @@ def slide(numbers, items, windows):
         for old in [n for n in held if n < window[0]]:
             del held[old]
         yield [held[n] for n in window]
+
+
+def batched(items, count):
+    """Lists of `count` items in a row; the last one may be shorter."""
+    items = iter(items)
+    while batch := list(itertools.islice(items, count)):
+        yield batch

@@ -33,6 +33,13 @@ def wanted(cfg, stage, **inputs):
     return {**content, "id": digest(content)}
 
 
+def wanted_flow(cfg, video, weights):
+    """The record of one video's flow files, which don't depend on the mode or on a trial's part of the data."""
+    content = {"stage": "flow", "settings": {"flow_method": cfg.flow_method, "flow_dtype": cfg.flow_dtype},
+               "input": {"frames": digest(datasets.fingerprint(video)), "weights": weights}}
+    return {**content, "id": digest(content)}
+
+
 def save(path, record, seconds, **counts):
     """Writes a finished output's record."""
     files.save_json(path, {**record, **counts, "seconds": seconds, "versions": versions(),
@@ -68,12 +75,6 @@ def require(path, stage, what):
     if record is None:
         raise UserError(f"{path}: not there, so there are no {what} yet: run {SCRIPTS[stage]} first")
     return record
-
-
-def require_same(made, now, path, what, stage):
-    """Raises UserError if an output was `made` from another input or with other settings than those `now` there."""
-    if made != now:
-        raise UserError(f"{path}: {what}: run {SCRIPTS[stage]} again")
 
 
 def require_selection(cfg, record, path):

@@ -3,6 +3,7 @@
 import torch
 
 from utils.errors import UserError
+from utils.files import load_torch
 
 
 def check_state(state, model, path, mend, ignore=()):
@@ -30,3 +31,16 @@ def check_state(state, model, path, mend, ignore=()):
         count = f"{len(problems)} {'tensor' if len(problems) == 1 else 'tensors'}"
         raise UserError(f"{path}: not the weights of {network}: {problems[0]} ({count} wrong); mend it with: {mend}")
     return state
+
+
+def load_into(build, path, mend):
+    """A network of a library, made by `build(weights=None)`, with all its tensors from a file, in eval mode.
+
+    path: a state dict, or a dict that holds one under `state_dict` or `model`. Raises UserError as `check_state` does.
+    """
+    content = load_torch(path)
+    if isinstance(content, dict):
+        content = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)), content)
+    model = build(weights=None)
+    model.load_state_dict(check_state(content, model, path, mend))
+    return model.eval()

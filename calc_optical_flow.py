@@ -1,0 +1,191 @@
+#!/usr/bin/env python
+"""Calculate the optical flow of every frame (paper, section 3.1).
+
+A frame's flow is from it to the next one; the last frame of a video gets the flow from the one before to it, and the
+first frame the flow from itself to itself (as in the official code). Both frames are resized to 512x384 first; the flow
+is resized to the frame's size, its vectors are not rescaled.
+
+reads   raw_datasets/D
+writes  optical_flow/D/<path of the frame>/<frame>.npy      (H, W, 2) float16: u, v in pixels
+        optical_flow/D/<path of the video>/flow.json        what they were made from
+Files depend on the video alone and serve all modes. A stopped run goes on where it was: done frames are skipped.
+"""
+
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils import datasets, files, frames, record
+from utils.config import SUITE, parse_config, parse_videos
+from utils.datasets import window
+from utils.errors import UserError
+from utils.run import Clock, device_of, locked, progress, run, workers
+
+WIDTH, HEIGHT = 512, 384
+FLOWNET2_WEIGHTS = SUITE / "FlowNet2_src" / "pretrained" / "FlowNet2_checkpoint.pth.tar"
+
+
+def main():
+    cfg = parse_config(__doc__, stages=("flow",))
+    dataset = datasets.find(cfg.dataset_name, cfg.mode, cfg.layout,
+                            parse_videos(cfg.videos), cfg.limit_frames, cfg.frame_step)
+    print(*dataset.notes, sep="\n", end="\n" * bool(dataset.notes))
+    weights = weights_file(cfg)
+    stamp = [weights.name, files.size(weights)] if weights else ""
+    method, clock, made, needed = None, Clock(), 0, {video: needed_frames(cfg, video) for video in dataset.videos}
+    print(f"{sum(map(len, needed.values())):,} frames of {len(needed)} videos, {cfg.flow_method}")
+    with progress(sum(map(len, needed.values())), "frame", "flow") as bar:
+        for video in dataset.videos:
+            folder = video.flow_folder(dataset.name)
+            with locked(folder):
+                todo = missing(video, dataset.name, needed[video], record.wanted_flow(cfg, video, stamp))
+                bar.update(len(needed[video]) - len(todo))
+                if todo:
+                    method = method or METHODS[cfg.flow_method](cfg, weights)
+                    made += calculate(cfg, method, video, dataset.name, todo, bar.update)
+    print(f"wrote {made:,} flow files below {datasets.FLOW / dataset.name} in {clock():,.0f} s "
+          f"({sum(map(len, needed.values())) - made:,} were done)")
+    print(f"next: python extract_bbox.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
+
+
+def needed_frames(cfg, video):
+    """Frames whose flow later stages read: the scored ones, and their windows where flow cubes are made."""
+    context = cfg.context_of_num if cfg.use_flow or cfg.drop_still_boxes else 0
+    return sorted({t for i in video.chosen for t in window(i, context, 0, len(video) - 1, cfg.border_mode)})
+
+
+def missing(video, name, needed, wanted):
+    """Frames of a video that have no flow file yet; files of other settings are removed first."""
+    folder = video.flow_folder(name)
+    old = record.load(folder / "flow.json")
+    if old is None or old["id"] != wanted["id"]:
+        for path in folder.glob("*.npy"):
+            path.unlink()
+        record.save(folder / "flow.json", wanted, None)
+    there = {path.name for path in folder.glob("*.npy")}
+    return [t for t in needed if video.flow_file(name, t).name not in there]
+
+
+def pair_of(t, last):
+    """The two frames whose flow is frame t's."""
+    before, now, after = window(t, 1, 0, last)
+    return (before, now) if before == now or now == after else (now, after)
+
+
+def calculate(cfg, method, video, name, todo, tick):
+    """Writes the flow files of the frames `todo` of one video; returns their number."""
+    threads, size = workers(cfg.num_workers), frames.size_of(video)
+    pairs = [pair_of(t, len(video) - 1) for t in todo]
+    wanted = sorted({t for pair in pairs for t in pair})
+    stream = frames.load(video, wanted, threads, cfg.on_bad_frame)
+    resized = frames.parallel(method.prepare, stream, threads)
+    batches = frames.batched(zip(todo, frames.slide(wanted, resized, pairs)), method.batch)
+
+    def save(item):
+        t, flow = item  # (384, 512, 2)
+        flow = cv2.resize(np.ascontiguousarray(flow, np.float32), size[::-1])  # vectors are not rescaled
+        files.save_array(video.flow_file(name, t), flow.astype(cfg.flow_dtype))
+        tick()
+
+    flows = frames.parallel(lambda batch: list(zip([t for t, _ in batch], method.flow([pair for _, pair in batch]))),
+                            batches, threads if method.threaded else 0)
+    for _ in frames.parallel(save, (item for batch in flows for item in batch), threads):
+        pass
+    return len(todo)
+
+
+class Dis:
+    """OpenCV's dense inverse search, medium preset, on grey images."""
+
+    batch, threaded = 1, True
+
+    def __init__(self, cfg, weights):
+        self.local = threading.local()  # the OpenCV object is not safe to share
+
+    def prepare(self, frame):
+        """(H, W, 3) uint8 BGR -> (384, 512) uint8."""
+        return cv2.cvtColor(cv2.resize(frame, (WIDTH, HEIGHT)), cv2.COLOR_BGR2GRAY)
+
+    def flow(self, pairs):
+        """Pairs of prepared images -> (384, 512, 2) float32 each."""
+        if not hasattr(self.local, "dis"):
+            self.local.dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        return [self.local.dis.calc(first, second, None) for first, second in pairs]
+
+
+class Network:
+    """What the two networks share: batches of resized BGR images on the device."""
+
+    threaded = False
+
+    def __init__(self, cfg, weights):
+        self.device = device_of(cfg.device)
+        self.batch = 8 if self.device.type == "cuda" else 1
+        self.network = self.load(weights).to(self.device)
+
+    def prepare(self, frame):
+        """(H, W, 3) uint8 BGR -> (384, 512, 3) uint8 BGR."""
+        return cv2.resize(frame, (WIDTH, HEIGHT))
+
+    def flow(self, pairs):
+        """Pairs of prepared images -> (B, 384, 512, 2) float32."""
+        import torch
+
+        images = torch.from_numpy(np.stack([np.stack(pair) for pair in pairs]))  # (B, 2, 384, 512, 3)
+        with torch.no_grad():
+            flow = self.run(images.to(self.device).permute(0, 4, 1, 2, 3).float())
+        return flow.permute(0, 2, 3, 1).cpu().numpy()
+
+
+class FlowNet2(Network):
+    """The official network with its published weights."""
+
+    def load(self, weights):
+        from FlowNet2_src import load_flownet2
+
+        return load_flownet2(weights)
+
+    def run(self, images):
+        """(B, 3, 2, 384, 512) BGR 0..255 -> (B, 2, 384, 512)."""
+        return self.network(images)
+
+
+class Raft(Network):
+    """torchvision's RAFT-large, with the library's weights or those of --flow_weights."""
+
+    def load(self, weights):
+        from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
+
+        from utils.weights import load_into
+
+        if weights:
+            return load_into(raft_large, weights, "give torchvision's raft_large weights with --flow_weights")
+        try:
+            return raft_large(weights=Raft_Large_Weights.DEFAULT).eval()
+        except OSError as error:
+            raise UserError(f"torchvision could not download RAFT's weights ({error}): give a file with --flow_weights, "
+                            f"from {Raft_Large_Weights.DEFAULT.url}") from None
+
+    def run(self, images):
+        """(B, 3, 2, 384, 512) BGR 0..255 -> (B, 2, 384, 512)."""
+        rgb = images.flip(1) / 127.5 - 1
+        return self.network(rgb[:, :, 0], rgb[:, :, 1])[-1]
+
+
+METHODS = {"dis": Dis, "flownet2": FlowNet2, "raft": Raft}
+
+
+def weights_file(cfg):
+    """The weights file that the method reads, or None."""
+    if cfg.flow_weights or cfg.flow_method != "flownet2":
+        return Path(cfg.flow_weights) if cfg.flow_weights else None
+    if not FLOWNET2_WEIGHTS.is_file():
+        raise UserError(f"{FLOWNET2_WEIGHTS}: FlowNet2's weights are not there: fetch them with "
+                        "python -m tools.download_weights flownet2, or take --flow_method dis, which needs none")
+    return FLOWNET2_WEIGHTS
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,91 @@
+"""Trained blocks, from our own folder of checkpoints or from an official model file: each carries its recipe."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from models.cae import ReconCAE
+from utils.errors import UserError
+from utils.files import load_json, load_torch, load_torch_arrays
+from utils.weights import check_state
+
+
+class Block(NamedTuple):
+    model: ReconCAE
+    mean: np.ndarray  # (1,) or (2,): mean of the raw (and flow) scores of the training cubes
+    std: np.ndarray  # likewise
+    scores: np.ndarray  # (n, 1) or (n, 2): those scores, in order of the block's cubes
+
+
+class Models(NamedTuple):
+    blocks: dict  # row * w_block + column -> Block
+    grid: tuple  # (h_block, w_block)
+    precision: str  # "fp32" or "bf16", as they were trained
+    recipe: dict  # id, settings and input of the training, or the file they come from
+
+
+def load_models(path):
+    """The trained blocks in a folder written by train.py, or in an official D_model.npy with its scores beside it.
+
+    Raises UserError if a file is missing, damaged, of another training than the rest, or not of this network.
+    """
+    path = Path(path)
+    return _ours(path) if path.is_dir() else _official(path)
+
+
+def _ours(folder):
+    if not (folder / "train.json").is_file():
+        resume = sorted(folder.glob("model_*.resume.pt"))
+        state = "the training there is not finished" if resume else "no trained models there"
+        raise UserError(f"{folder}: {state}: run train.py (it goes on where it stopped)")
+    recipe = load_json(folder / "train.json")
+    blocks, grid = {}, None
+    for name in recipe["models"]:
+        content = load_torch(folder / name)
+        if content["id"] != recipe["id"]:
+            raise UserError(f"{folder / name}: is of another training than {folder / 'train.json'}: run train.py again")
+        grid = tuple(content["grid"])
+        row, column = content["block"]
+        settings = content["settings"]
+        model = _network(content["model"], folder / name)
+        if model.use_flow != settings["use_flow"]:
+            raise UserError(f"{folder / name}: its weights and its setting use_flow disagree: run train.py again")
+        blocks[row * grid[1] + column] = Block(model, np.array(content["score_mean"]), np.array(content["score_std"]),
+                                               content["scores"].numpy())
+    return Models(blocks, grid, recipe["settings"]["precision"], {k: recipe[k] for k in ("id", "settings", "input")})
+
+
+def _official(path):
+    states = load_torch_arrays(path)
+    scores = [load_torch_arrays(scores_file(path, "raw"))]
+    if any("of_ae.0.conv.conv.0.weight" in state for row in states for cell in row for state in cell):
+        scores.append(load_torch_arrays(scores_file(path, "of")))
+    if not (isinstance(states, list) and states and all(isinstance(row, list) and len(row) == len(states[0]) for row in states)):
+        raise UserError(f"{path}: holds no grid [row][column] of state dicts")
+    grid, blocks = (len(states), len(states[0])), {}
+    for row in range(grid[0]):
+        for column in range(grid[1]):
+            if states[row][column]:
+                cells = np.column_stack([np.asarray(part[row][column], np.float64).ravel() for part in scores])
+                blocks[row * grid[1] + column] = Block(
+                    _network(states[row][column][0], path), cells.mean(axis=0), cells.std(axis=0), cells)
+    return Models(blocks, grid, "fp32", {"id": [path.name, path.stat().st_size], "settings": {}, "input": {}})
+
+
+def scores_file(path, kind):
+    """Where an official model file's training scores lie: D_model.npy -> D_raw_training_scores.npy."""
+    path = Path(path)
+    if "_model" not in path.name:
+        raise UserError(f"{path}: an official model file is named D_model.npy, with D_{kind}_training_scores.npy beside it")
+    return path.with_name(path.name.replace("_model", f"_{kind}_training_scores"))
+
+
+def _network(state, path):
+    """Rebuilds the network from its weights' shapes alone."""
+    first = state.get("raw_ae.0.conv.conv.0.weight") if isinstance(state, dict) else None
+    if first is None or first.ndim != 4 or first.shape[1] % 3:
+        raise UserError(f"{path}: holds no weights of these autoencoders")
+    model = ReconCAE(first.shape[0], first.shape[1] // 3, any(key.startswith("of_ae.") for key in state))
+    model.load_state_dict(check_state(state, model, path, "python train.py"))
+    return model.eval()

@@ -1,0 +1,124 @@
+"""Ground truth: which frames of the testing videos are abnormal, matched to the videos by name."""
+
+import re
+
+import cv2
+import numpy as np
+import scipy.io
+
+from utils.datasets import RAW
+from utils.errors import UserError
+from utils.files import load_array
+
+
+def read_labels(dataset, sizes):
+    """Frame labels of a dataset's chosen videos. Training videos are normal.
+
+    sizes: (H, W) of each chosen video. Returns labels (F,) bool over all frames of the mode (False outside the chosen
+    videos) and where they come from; or None and why, where the dataset has none.
+    Raises UserError where a video's labels are missing, damaged, or do not fit its frames; the message names the video.
+    """
+    testing = [(video, size) for video, size in zip(dataset.videos, sizes) if video.testing]
+    labels = np.zeros(dataset.num_frames, bool)
+    if not testing:
+        return labels, "training videos are normal"
+    found, source = READERS[dataset.labels](RAW / dataset.name, testing)
+    if found is None:
+        return None, source
+    for (video, _), abnormal in zip(testing, found):
+        if len(abnormal) != len(video):
+            raise UserError(f"{video.path}: video {video.name} has {len(video)} frames, but {len(abnormal)} labels "
+                            f"({source}): put the missing files back or remove what does not belong there")
+        labels[video.first:video.first + len(video)] = abnormal
+    return labels, source
+
+
+def ucsd(root, testing):
+    """Pixel masks Test001_gt/*.bmp, one per frame in order of names, if all videos have them; else NAME.m."""
+    masks = {video.name: _mask_files(video.path.with_name(video.name + "_gt")) for video, _ in testing}
+    without = [name for name, files in masks.items() if not files]
+    if not without:
+        return [_from_masks(masks[video.name], size) for video, size in testing], "pixel masks Test/*_gt"
+    ranges = sorted((root / "Test").glob("[!.]*.m"))
+    if ranges:
+        return _from_ranges(ranges[0], testing), f"frame ranges {ranges[0].relative_to(root)}"
+    if len(without) < len(testing):
+        raise UserError(f"{root / 'Test'}: video {without[0]} has no masks in {without[0]}_gt, others have: "
+                        f"add them, or {root.name}.m with the abnormal frame ranges of all videos")
+    return None, f"no labels: no {root / 'Test'}/*_gt folders and no .m file there"
+
+
+def avenue(root, testing):
+    """K_label.mat: variable volLabel, a 1xF cell array of masks; K is the number in the video's name."""
+    folder = root / "ground_truth_demo" / "testing_label_mask"
+    if not folder.is_dir():
+        return None, f"no labels: no folder {folder}"
+    return [_from_mat(folder / f"{int(re.sub('[^0-9]', '', video.name) or 0)}_label.mat", size)
+            for video, size in testing], "pixel masks ground_truth_demo/testing_label_mask/*.mat"
+
+
+def shanghaitech(root, testing):
+    """test_frame_mask/NAME.npy: one 0/1 vector per testing video."""
+    folder = next((f for f in (root / "Testing" / "test_frame_mask", root / "testing" / "test_frame_mask") if f.is_dir()),
+                  None)
+    if folder is None:
+        return None, f"no labels: no folder {root}/testing/test_frame_mask"
+    vectors = [load_array(folder / f"{video.name}.npy") for video, _ in testing]
+    for (video, _), vector in zip(testing, vectors):
+        if vector.ndim != 1 or not np.isin(vector, (0, 1)).all():
+            raise UserError(f"{folder / video.name}.npy: is no vector of 0 and 1")
+    return vectors, f"frame labels {folder.relative_to(root)}/*.npy"
+
+
+READERS = {"ucsd": ucsd, "avenue": avenue, "shanghaitech": shanghaitech}
+
+
+def _mask_files(folder):
+    return sorted(p for p in folder.glob("*.bmp") if not p.name.startswith(".")) if folder.is_dir() else []
+
+
+def _from_masks(files, size):
+    abnormal = np.zeros(len(files), bool)
+    for i, path in enumerate(files):
+        mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        if mask is None:
+            raise UserError(f"{path}: this mask cannot be decoded")
+        if mask.shape != tuple(size):
+            raise UserError(f"{path}: this mask is {mask.shape[0]}x{mask.shape[1]}, the video's frames are {size[0]}x{size[1]}")
+        abnormal[i] = mask.any()
+    return abnormal
+
+
+def _from_ranges(path, testing):
+    """TestVideoFile{end+1}.gt_frame = [61:180, 190]; one line per video, in order of their numbers."""
+    text = re.sub(r"%.*", "", path.read_text(errors="replace"))
+    ranges = re.findall(r"gt_frame\s*=\s*\[([^\]]*)\]", text)
+    found = []
+    for video, _ in testing:
+        number = int(re.sub(r"\D", "", video.name) or 0)
+        if not 1 <= number <= len(ranges):
+            raise UserError(f"{path}: has frame ranges of {len(ranges)} videos, none for video {video.name}")
+        abnormal = np.zeros(len(video), bool)
+        for part in re.split(r"[,;\s]+", ranges[number - 1].strip()):
+            match = re.fullmatch(r"(\d+)(?::(\d+))?", part)
+            first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+            if part and not 1 <= first <= last <= len(video):
+                raise UserError(f"{path}: range {part} of video {video.name} does not fit its {len(video)} frames")
+            abnormal[first - 1:last] |= bool(part)
+        found.append(abnormal)
+    return found
+
+
+def _from_mat(path, size):
+    if not path.is_file():
+        raise UserError(f"{path}: no such file, but other videos' labels are expected there")
+    try:
+        cells = scipy.io.loadmat(path)["volLabel"].ravel()
+    except Exception as error:  # scipy raises many types for damaged files
+        raise UserError(f"{path}: no MATLAB file with a variable volLabel ({error})") from None
+    abnormal = np.zeros(len(cells), bool)
+    for i, mask in enumerate(cells):
+        if getattr(mask, "shape", None) != tuple(size):
+            raise UserError(f"{path}: mask {i + 1} is {getattr(mask, 'shape', 'none')}, the frames are {tuple(size)}")
+        abnormal[i] = mask.any()
+    return abnormal

@@ -1,0 +1,70 @@
+"""From box scores to frame scores, and from frame scores to figures (paper, section 4)."""
+
+import numpy as np
+from sklearn import metrics
+
+from utils.stc import not_empty
+
+NO_BOX = -20.0  # score of a frame without boxes
+NO_MODEL = 20.0  # score of a box in a block where nothing was trained
+
+
+def normalise(scores, mean, std):
+    """z-scores of reconstruction losses by the statistics of a block's training cubes; a std of 0 (one cube) counts as 1."""
+    return (scores - mean) / np.where(std > 0, std, 1)
+
+
+def frame_scores(box_scores, boxes, num_frames, size):
+    """A frame's score is the highest of its boxes'; -20 without any.
+
+    box_scores: (N,); boxes: (N, 5) frame x1 y1 x2 y2; size: (H, W), or one row per box (N, 2). A box that has no pixel
+    in the image once its corners are rounded up does not count. Returns (F,) in the type of box_scores.
+    """
+    counts = not_empty(boxes[:, 1:], size)
+    scores = np.full(num_frames, NO_BOX, np.asarray(box_scores).dtype)
+    np.maximum.at(scores, boxes[counts, 0].astype(np.int64), box_scores[counts])
+    return scores
+
+
+def moving_average(scores, window_size):
+    """Box filter over the frame scores of all videos in a row, zeros beyond the ends, as the official code does it.
+
+    For window_size 10: out[i] = sum(scores[i-5 .. i+4]) / 10. (F,) -> (F,).
+    """
+    if window_size == 1 or not len(scores):
+        return np.asarray(scores)
+    whole = np.convolve(scores, np.ones(window_size) / window_size)
+    start = (window_size - 1) // 2
+    return whole[start:start + len(scores)]
+
+
+def evaluate(scores, labels):
+    """Frame-level figures in 0..1: auroc, eer (where |fnr - fpr| is least), average_precision (abnormal is positive).
+
+    scores: (F,), higher is more abnormal; labels: (F,) bool. All None where only one class is there.
+    """
+    labels = np.asarray(labels, bool)
+    if labels.all() or not labels.any():
+        return {"auroc": None, "eer": None, "average_precision": None}
+    fpr, tpr, _ = metrics.roc_curve(labels, scores)
+    return {"auroc": float(metrics.auc(fpr, tpr)),
+            "eer": float(fpr[np.argmin(np.abs(1 - tpr - fpr))]),
+            "average_precision": float(metrics.average_precision_score(labels, scores))}
+
+
+def official_results(scores, labels):
+    """The arrays of the official frame_results.npz, by its names and in its order.
+
+    `preds` and `truth` come with all normal frames first. What ends in _norm has *abnormal* as positive class and what
+    ends in _anom *normal*: so named by the official code.
+    """
+    labels = np.asarray(labels, bool)
+    preds = np.concatenate([scores[~labels], scores[labels]])
+    truth = np.concatenate([np.zeros((~labels).sum()), np.ones(labels.sum())])
+    fpr, tpr, roc_thresholds = metrics.roc_curve(truth, preds)
+    results = dict(preds=preds, truth=truth, fpr=fpr, tpr=tpr, roc_thresholds=roc_thresholds, roc_auc=metrics.auc(fpr, tpr))
+    for name, positive, sign in (("norm", truth, 1), ("anom", 1 - truth, -1)):
+        precision, recall, thresholds = metrics.precision_recall_curve(positive, sign * preds)
+        results |= {f"precision_{name}": precision, f"recall_{name}": recall, f"pr_thresholds_{name}": thresholds,
+                    f"pr_auc_{name}": metrics.auc(recall, precision)}
+    return results

@@ -1,0 +1,73 @@
+"""The pictures of a result, as files: no window is opened."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from utils.files import whole
+
+BLUE, RED, GREY = "#1f5fa8", "#d1495b", "#8a8f98"
+
+
+def save(figure, path):
+    """Writes a figure as PNG, whole or not at all."""
+    with whole(path) as part:
+        figure.savefig(part, format="png", dpi=130, bbox_inches="tight")
+
+
+def roc(fpr, tpr, auroc, eer, title):
+    """ROC curve with its AUROC and EER."""
+    figure = Figure(figsize=(4.6, 4.4))
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":")
+    axes.plot(fpr, tpr, color=BLUE, lw=2)
+    axes.plot([eer], [1 - eer], "o", color=RED, ms=5)
+    axes.annotate(f"EER {eer:.1%}", (eer, 1 - eer), (eer + 0.04, 1 - eer - 0.06), color=RED)
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", title=f"{title}\nframe AUROC {auroc:.2%}",
+             xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    return figure
+
+
+def timeline(scores, labels, starts, names, title):
+    """Score against frame number, true intervals shaded, videos marked.
+
+    scores: (F,); labels: (F,) bool or None; starts: first index of each video; names: of the videos.
+    """
+    figure = Figure(figsize=(12, 3.4))
+    axes = figure.subplots()
+    low, high = float(scores.min()), float(scores.max())
+    pad = 0.05 * (high - low or 1)
+    if labels is not None:
+        axes.fill_between(np.arange(len(scores)), low - pad, high + pad, where=labels, step="mid", color=RED, alpha=0.18,
+                          lw=0, label="abnormal (ground truth)")
+    axes.plot(scores, color=BLUE, lw=0.9, label="score")
+    for start in starts[1:]:
+        axes.axvline(start - 0.5, color=GREY, lw=0.6)
+    if len(starts) <= 40:
+        ends = [*starts[1:], len(scores)]
+        axes.set_xticks([(a + b) / 2 for a, b in zip(starts, ends)], names, rotation=45, ha="right", fontsize=8)
+    else:
+        axes.set_xlabel("frame")
+    axes.set(ylabel="frame score", title=title, xlim=(-0.5, len(scores) - 0.5), ylim=(low - pad, high + pad))
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
+    return figure
+
+
+def cube_sheet(cubes, scores, captions, title):
+    """The highest (left) and lowest (right) scored cubes, each with its T frames in a row.
+
+    cubes: (2, k, T, P, P, 3) uint8 BGR; scores: (2, k); captions: [2][k].
+    """
+    sides, count, frames, patch = cubes.shape[:4]
+    figure = Figure(figsize=(11, 0.75 * count + 0.7))
+    grid = figure.subplots(count, sides, squeeze=False, gridspec_kw={"wspace": 0.9, "hspace": 0.12})
+    for side in range(sides):
+        for row in range(count):
+            strip = cubes[side, row].transpose(1, 0, 2, 3).reshape(patch, frames * patch, 3)[:, :, ::-1]
+            axes = grid[row, side]
+            axes.imshow(strip, interpolation="nearest")
+            axes.set_axis_off()
+            axes.text(1.02, 0.5, f"{scores[side, row]:.2f}\n{captions[side][row]}", transform=axes.transAxes, va="center",
+                      fontsize=8)
+        grid[0, side].set_title(("highest scores", "lowest scores")[side], fontsize=10, loc="left")
+    figure.suptitle(title, y=0.98)
+    return figure

@@ -1,13 +1,17 @@
 """Shared by all tests: where golden files lie, and how a script is run."""
 
-import subprocess
+import contextlib
+import io
+import runpy
+import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 SUITE = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(SUITE))
+sys.path[:0] = [str(SUITE), str(SUITE / "tests")]
 GOLDEN = [SUITE / "tests" / "golden", SUITE.parent / "shared" / "golden"]
 
 
@@ -22,16 +26,32 @@ def golden():
     return find
 
 
+def run_script(script, *words, rc=0):
+    """Runs a script of the suite as the command line would, in this process: the imports are paid once.
+
+    script: "train.py" or "tools.make_demo". Asserts the exit code; returns stdout and stderr.
+    """
+    out, err, code, argv = io.StringIO(), io.StringIO(), 0, sys.argv
+    sys.argv = [script, *map(str, words)]
+    handler = signal.getsignal(signal.SIGTERM)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            if script.startswith("tools."):
+                runpy.run_module(script, run_name="__main__")
+            else:
+                runpy.run_path(str(SUITE / script), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code or 0
+        finally:
+            sys.argv = argv
+            signal.signal(signal.SIGTERM, handler)
+    done = SimpleNamespace(stdout=out.getvalue(), stderr=err.getvalue(), returncode=code)
+    assert code == rc, f"{script} ended with {code}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
 @pytest.fixture
 def suite(tmp_path, monkeypatch):
-    """suite("train.py", "--dataset_name", ...) runs a script in tmp_path and gives the finished process."""
+    """suite("train.py", "--dataset_name", ...) runs a script in tmp_path."""
     monkeypatch.chdir(tmp_path)
-
-    def run(script, *words, rc=0, **options):
-        words = [str(w) for w in words]
-        command = [sys.executable, "-m", script, *words] if script.startswith("tools.") else [
-            sys.executable, str(SUITE / script), *words]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, **options)
-        assert done.returncode == rc, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
-    return run
+    return run_script

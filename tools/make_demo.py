@@ -24,13 +24,13 @@ KINDS = ("cyclist", "cart", "against")
 CANVAS = (100, 160)  # height, width in px in which a figure is drawn before it is shrunk to its size in the scene
 GROUND = 96          # row of the canvas on which figures stand
 SKIN = (0.62, 0.78, 1.0)
+WALKERS = 5
 PHASES = 12          # pictures of one cycle of steps, or of one turn of the wheels
 
 
-def cloth(rng, contrast):
+def cloth(rng, contrast, width):
     """A random pattern (plain, stripes, checks, blotches) in two colours -> CANVAS + (3,) uint8."""
     rows, columns = np.indices(CANVAS)
-    width = rng.integers(4, 9)
     blotches = cv2.resize(rng.random((25, 40)), CANVAS[::-1], interpolation=cv2.INTER_CUBIC) > 0.5
     pattern = [rows // width % 2, columns // width % 2, (rows // width + columns // width) % 2, blotches,
                np.zeros(CANVAS)][rng.integers(5)]
@@ -60,7 +60,7 @@ def fill(canvas, points, texture):
 
 def walker(rng):
     """A walker who faces right, in PHASES postures -> (PHASES, *CANVAS, 4) uint8 BGRA."""
-    shirt, skin, hair = cloth(rng, 80), colour(rng, 110, 220, SKIN), colour(rng, 50, 130, (0.6, 0.8, 1))
+    shirt, skin, hair = cloth(rng, 80, rng.integers(4, 9)), colour(rng, 110, 220, SKIN), colour(rng, 50, 130, (0.6, 0.8, 1))
     trousers, shoe = colour(rng, 60, 140, rng.uniform(0.7, 1.2, 3)), colour(rng, 50, 120, (1, 1, 1))
     wide, stride, bag = rng.uniform(8, 12), rng.uniform(0.35, 0.6), rng.random() < 0.4
     cycle = np.zeros((PHASES, *CANVAS, 4), np.uint8)
@@ -91,7 +91,7 @@ def wheel(canvas, centre, radius, phase, bgra):
 
 def cyclist(rng):
     """A cyclist who rides to the right -> (PHASES, *CANVAS, 4) uint8 BGRA."""
-    shirt, skin = cloth(rng, 110), colour(rng, 110, 220, SKIN)
+    shirt, skin = cloth(rng, 110, 6), colour(rng, 110, 220, SKIN)
     trousers, frame = [colour(rng, 40, 150, rng.uniform(0.6, 1.2, 3)) for _ in range(2)]
     cycle = np.zeros((PHASES, *CANVAS, 4), np.uint8)
     for canvas, phase in zip(cycle, np.linspace(0, 2 * np.pi, PHASES, endpoint=False)):
@@ -111,7 +111,7 @@ def cyclist(rng):
 
 def cart(rng):
     """A delivery cart that drives to the right -> (PHASES, *CANVAS, 4) uint8 BGRA."""
-    side, cab, glass, trim = cloth(rng, 110), cloth(rng, 40), (200, 190, 170, 255), colour(rng, 40, 200, (1, 1, 1))
+    side, cab, glass, trim = cloth(rng, 160, rng.integers(10, 16)), cloth(rng, 40, 10), (200, 190, 170, 255), colour(rng, 40, 200, (1, 1, 1))
     cycle = np.zeros((PHASES, *CANVAS, 4), np.uint8)
     for canvas, phase in zip(cycle, np.linspace(0, 2 * np.pi, PHASES, endpoint=False)):
         fill(canvas, [(12, 14), (100, 14), (100, 82), (12, 82)], side)
@@ -175,25 +175,26 @@ class Actor:
 
 def tallness(y, height):
     """How tall (px) a person is who stands on row y of a picture of that height: perspective."""
-    return height * (0.37 * y / height - 0.02)
+    return height * (0.33 * y / height - 0.02)
 
 
 def draw_video(rng, scene, frames, kind=None):
     """One video, with one anomaly of a kind or none -> (F, H, W, 3) uint8 BGR, (F, H, W) uint8 masks, 0 or 255."""
     height, width = scene.shape[:2]
-    rows = np.linspace(0.5, 0.97, 6) * height
     cast = []
-    for y, x in zip(rows + rng.uniform(-0.03, 0.03, len(rows)) * height, rng.permutation(len(rows)) / len(rows) * width):
-        tall = tallness(y, height) * rng.uniform(0.85, 1.15)
-        speed = max(1.3, 0.05 * tall * rng.uniform(0.85, 1.2)) * (rng.uniform(1.4, 1.9) if rng.random() < 0.15 else 1)
-        cast.append(Actor(rng, walker, tall, y, speed, width, x=x + rng.uniform(0, 0.1) * width))
+    first = rng.uniform(0, width)
+    for i, y in enumerate(np.linspace(0.5, 1.0, WALKERS) + rng.uniform(-0.03, 0.03, WALKERS)):
+        tall = tallness(y * height, height) * rng.uniform(0.85, 1.15)
+        speed = max(1.3, 0.055 * tall * rng.uniform(0.9, 1.15)) * (rng.uniform(1.4, 1.9) if rng.random() < 0.2 else 1)
+        x = first + (2 * i / WALKERS + rng.uniform(0, 0.08)) * width  # neighbours in depth start far apart
+        cast.append(Actor(rng, walker, tall, y * height, speed, width, x))
     odd = None
     if kind:
-        y = rng.uniform(0.6, 0.9) * height
+        y = rng.uniform(0.65, 0.92) * height
         tall = tallness(y, height)
-        figure, size, speed = {"cyclist": (cyclist, 1.2, 0.15), "cart": (cart, 1.15, 0.06),
-                               "against": (walker, 1.0, -0.075)}[kind]
-        odd = Actor(rng, figure, size * tall, y, speed * tall, width, start=rng.uniform(0.35, 0.55) * frames)
+        figure, size, speed = {"cyclist": (cyclist, 1.15, 0.15), "cart": (cart, 1.1, 0.08),
+                               "against": (walker, 1.0, -0.1)}[kind]
+        odd = Actor(rng, figure, size * tall, y, speed * tall, width, start=rng.uniform(0.4, 0.6) * frames)
         cast.append(odd)
     cast.sort(key=lambda actor: actor.y)  # the far ones first
     swing, phase = rng.uniform(0.02, 0.06), rng.uniform(0, 2 * np.pi)
@@ -214,7 +215,7 @@ def draw_video(rng, scene, frames, kind=None):
 
 
 def kind_of(i):
-    return ("cyclist", None, "cart", "against", None, "cyclist", "cart")[i % 7]
+    return ("cyclist", None, "cart", "against", None, "cyclist")[i % 6]
 
 
 def demo_videos(seed, videos=12, frames=80, size=(120, 180)):

@@ -134,7 +134,7 @@ def parse_config(description, argv=None, stages=STAGES):
             values[setting.name] = _value(setting, flags[setting.name], f"--{setting.name}")
     if "layout" not in values:
         raise UserError(f"dataset {name} is not known ({', '.join(DATASETS)}): describe your own in configs/{name}.cfg, "
-                        "section [dataset], with layout and min_area (docs/DATASETS.md)")
+                        "section [dataset], with layout and min_area (raw_datasets/README.md)")
     values |= {"dataset_name": name, "mode": flags["mode"], "config": str(path or "")}
     values |= {key: flags[key] for key in flags if key not in values}
     return _checked(SimpleNamespace(**values))

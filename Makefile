@@ -1,0 +1,37 @@
+# make demo   set up, make the demo's videos, run the whole pipeline on them
+# make test   set up, run the tests
+# make .venv  set up alone; again only when the requirements change
+# CPU-only torch (much smaller): make .venv TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+PIP = .venv/bin/pip --disable-pip-version-check
+
+.PHONY: demo test lint .venv
+
+demo: .venv
+	.venv/bin/python -m tools.make_demo
+	.venv/bin/python run_pipeline.py --dataset_name demo --mode test
+
+test: .venv/ready-dev
+	.venv/bin/python -m pytest
+
+lint: .venv/ready-dev
+	.venv/bin/ruff check .
+
+.venv: .venv/ready
+
+.venv/ready: requirements.txt
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed: install Python 3.11 or later (Debian: apt install python3 python3-venv)"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or later is needed: name it with make PYTHON=python3.11"; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: this Python has no venv: install it (Debian: apt install python3-venv)"; exit 2; }
+	@echo "setting up .venv: torch and the rest, 1 to 6 GB, a few minutes"
+	@test -x .venv/bin/pip || $(PYTHON) -m venv .venv
+	@test -z "$(TORCH_INDEX)" || $(PIP) install -q $$(grep -E '^torch' requirements.txt) --index-url $(TORCH_INDEX)
+	@$(PIP) install -q -r requirements.txt
+	@.venv/bin/python -c 'import cv2' 2>/dev/null || { .venv/bin/python -c 'import cv2' 2>&1 | tail -n 1; echo "error: OpenCV misses a system library: install it (Debian: apt install libgl1 libglib2.0-0 libxcb1)"; exit 2; }
+	@touch $@
+
+.venv/ready-dev: .venv/ready requirements-dev.txt
+	@$(PIP) install -q -r requirements-dev.txt
+	@touch $@

@@ -30,22 +30,19 @@ FLOWNET2_WEIGHTS = SUITE / "FlowNet2_src" / "pretrained" / "FlowNet2_checkpoint.
 def main():
     cfg = parse_config(__doc__, stages=("flow",))
     dataset = datasets.find(cfg.dataset_name, cfg.mode, cfg.layout,
-                            parse_videos(cfg.videos), cfg.limit_frames, cfg.frame_step)
+                            parse_videos(cfg.videos), cfg.limit_frames, cfg.frame_step, cfg.flow_root_dir)
     print(*dataset.notes, sep="\n", end="\n" * bool(dataset.notes))
-    weights = weights_file(cfg)
-    stamp = [weights.name, files.size(weights)] if weights else ""
     method, clock, made, needed = None, Clock(), 0, {video: needed_frames(cfg, video) for video in dataset.videos}
     print(f"{sum(map(len, needed.values())):,} frames of {len(needed)} videos, {cfg.flow_method}")
     with progress(sum(map(len, needed.values())), "frame", "flow") as bar:
         for video in dataset.videos:
-            folder = video.flow_folder(dataset.name)
-            with locked(folder):
-                todo = missing(video, dataset.name, needed[video], record.wanted_flow(cfg, video, stamp))
+            with locked(video.flow_folder):
+                todo = missing(cfg, video, needed[video])
                 bar.update(len(needed[video]) - len(todo))
                 if todo:
-                    method = method or METHODS[cfg.flow_method](cfg, weights)
-                    made += calculate(cfg, method, video, dataset.name, todo, bar.update)
-    print(f"wrote {made:,} flow files below {datasets.FLOW / dataset.name} in {clock():,.0f} s "
+                    method = method or METHODS[cfg.flow_method](cfg, weights_file(cfg))
+                    made += calculate(cfg, method, video, todo, bar.update)
+    print(f"wrote {made:,} flow files below {Path(cfg.flow_root_dir, dataset.name)} in {clock():,.0f} s "
           f"({sum(map(len, needed.values())) - made:,} were done)")
     print(f"next: python extract_bbox.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
 
@@ -56,16 +53,30 @@ def needed_frames(cfg, video):
     return sorted({t for i in video.chosen for t in window(i, context, 0, len(video) - 1, cfg.border_mode)})
 
 
-def missing(video, name, needed, wanted):
-    """Frames of a video that have no flow file yet; files of other settings are removed first."""
-    folder = video.flow_folder(name)
+def missing(cfg, video, needed):
+    """Frames of a video that have no flow file yet. Raises UserError where files were made with other settings."""
+    folder = video.flow_folder
     old = record.load(folder / "flow.json")
-    if old is None or old["id"] != wanted["id"]:
+    there = {path.name for path in folder.glob("*.npy")}
+    todo = [t for t in needed if video.flow_file(t).name not in there]
+    if there and old is None:
+        raise UserError(f"{folder}: holds flow files without a record (flow.json) of how they were made: remove them, "
+                        "or keep them and take another --flow_root_dir for this and the later stages")
+    # Flow that was made on another machine needs no weights here, unless some of it is missing.
+    weights = stamp(weights_file(cfg)) if todo or old is None else old["input"]["weights"]
+    wanted = record.wanted_flow(cfg, video, weights)
+    old = old or wanted
+    if old["settings"] != wanted["settings"] or old["input"]["weights"] != weights:
+        raise UserError(f"{folder}: flow is there already, made differently ({record.difference(old, wanted)}): remove it, "
+                        "or keep both with --flow_root_dir OTHER_FOLDER for this and the later stages")
+    if old["id"] != wanted["id"]:
+        print(f"{folder}: the frames have changed, their flow is calculated again")
         for path in folder.glob("*.npy"):
             path.unlink()
-        record.save(folder / "flow.json", wanted, None)
-    there = {path.name for path in folder.glob("*.npy")}
-    return [t for t in needed if video.flow_file(name, t).name not in there]
+        todo = needed
+    if todo:
+        files.save_json(folder / "flow.json", wanted)
+    return todo
 
 
 def pair_of(t, last):
@@ -74,7 +85,7 @@ def pair_of(t, last):
     return (before, now) if before == now or now == after else (now, after)
 
 
-def calculate(cfg, method, video, name, todo, tick):
+def calculate(cfg, method, video, todo, tick):
     """Writes the flow files of the frames `todo` of one video; returns their number."""
     threads, size = workers(cfg.num_workers), frames.size_of(video)
     pairs = [pair_of(t, len(video) - 1) for t in todo]
@@ -86,7 +97,7 @@ def calculate(cfg, method, video, name, todo, tick):
     def save(item):
         t, flow = item  # (384, 512, 2)
         flow = cv2.resize(np.ascontiguousarray(flow, np.float32), size[::-1])  # vectors are not rescaled
-        files.save_array(video.flow_file(name, t), flow.astype(cfg.flow_dtype))
+        files.save_array(video.flow_file(t), flow.astype(cfg.flow_dtype))
         tick()
 
     flows = frames.parallel(lambda batch: list(zip([t for t, _ in batch], method.flow([pair for _, pair in batch]))),
@@ -175,6 +186,11 @@ class Raft(Network):
 
 
 METHODS = {"dis": Dis, "flownet2": FlowNet2, "raft": Raft}
+
+
+def stamp(weights):
+    """What a weights file is, by name and size."""
+    return [weights.name, files.size(weights)] if weights else ""
 
 
 def weights_file(cfg):

@@ -37,11 +37,11 @@ def main():
     cfg = parse_config(__doc__, stages=("boxes",))
     folder = Path(cfg.data_root_dir, cfg.dataset_name, cfg.mode)
     dataset = datasets.find(cfg.dataset_name, cfg.mode, cfg.layout,
-                            parse_videos(cfg.videos), cfg.limit_frames, cfg.frame_step)
+                            parse_videos(cfg.videos), cfg.limit_frames, cfg.frame_step, cfg.flow_root_dir)
     print(*dataset.notes, sep="\n", end="\n" * bool(dataset.notes))
     wanted = record.wanted(cfg, "boxes", **inputs(cfg, dataset))
     with locked(folder):
-        done, why = record.is_done(folder / "boxes.json", wanted, [folder / "bboxes.npy"])
+        done, why = record.is_done(folder / "boxes.json", wanted, ["bboxes.npy"])
         print(f"{folder}: boxes are {why}")
         if not done:
             extract(cfg, dataset, folder, wanted)
@@ -54,8 +54,14 @@ def inputs(cfg, dataset):
     if cfg.boxes_from:
         found["boxes_from"] = [Path(cfg.boxes_from).name, files.size(cfg.boxes_from)]
     elif cfg.detector != "none":
-        path = detector.weights_file(cfg.detector, cfg.detector_weights, cfg.detector_scale)
-        found["weights"] = detector.fingerprint(cfg.detector, path)
+        old = record.load(Path(cfg.data_root_dir, cfg.dataset_name, cfg.mode, "boxes.json")) or {}
+        try:
+            path = detector.weights_file(cfg.detector, cfg.detector_weights, cfg.detector_scale)
+            found["weights"] = detector.fingerprint(cfg.detector, path)
+        except UserError:
+            if "weights" not in old.get("input", {}):
+                raise
+            found["weights"] = old["input"]["weights"]  # boxes made on another machine need no weights here
     if not cfg.boxes_from or cfg.drop_still_boxes:
         found["flow"] = record.flow_of(dataset)
     return found
@@ -75,7 +81,7 @@ def extract(cfg, dataset, folder, wanted):
             if path.is_file():
                 bar.update(len(video.chosen))
             else:
-                files.save_array(path, boxes_of_video(cfg, dataset.name, video, size, found_by(video), bar.update))
+                files.save_array(path, boxes_of_video(cfg, video, size, found_by(video), bar.update))
             found = files.load_array(path)
             kept = not_empty(found[:, 1:], size)
             rows.append(found[kept])
@@ -120,14 +126,14 @@ def source_of_boxes(cfg, dataset):
     return detected
 
 
-def boxes_of_video(cfg, name, video, size, found, tick):
+def boxes_of_video(cfg, video, size, found, tick):
     """All boxes of one video's chosen frames: (n, 5) float32 frame x1 y1 x2 y2; found: (n, 4) for each of them."""
     threads, context = workers(cfg.num_workers), cfg.context_of_num if cfg.drop_still_boxes else 0
     windows = [window(t, context, 0, len(video) - 1, cfg.border_mode) for t in video.chosen]
     flows = itertools.repeat(None)
     if not cfg.boxes_from or cfg.drop_still_boxes:
         needed = sorted({t for near in windows for t in near})
-        flows = frames.slide(needed, frames.load_flow(video, name, needed, size, threads), windows)
+        flows = frames.slide(needed, frames.load_flow(video, needed, size, threads), windows)
 
     def complete(item):
         t, near, boxes, flow = item  # flow: (H, W, 2) for each frame of the window

@@ -19,7 +19,6 @@ import numpy as np
 from utils import datasets, files, frames, record
 from utils.config import parse_config, parse_videos
 from utils.datasets import window
-from utils.errors import UserError
 from utils.run import Clock, locked, progress, run, workers
 from utils.stc import crop
 
@@ -30,17 +29,16 @@ def main():
     made = record.require(folder / "boxes.json", "boxes", "boxes")
     record.require_selection(cfg, made, folder / "boxes.json")
     dataset = datasets.find(cfg.dataset_name, cfg.mode, cfg.layout,
-                            parse_videos(cfg.videos), cfg.limit_frames, cfg.frame_step)
+                            parse_videos(cfg.videos), cfg.limit_frames, cfg.frame_step, cfg.flow_root_dir)
     print(*dataset.notes, sep="\n", end="\n" * bool(dataset.notes))
-    if made["input"]["frames"] != record.frames_of(dataset):
-        raise UserError(f"{folder / 'bboxes.npy'}: the frames are not those that the boxes were made from: "
-                        "run extract_bbox.py again")
+    record.require_frames(dataset, made, folder / "bboxes.npy")
     outputs = {"stc_raw.npy": (3 * span(cfg.context_frame_num, cfg.border_mode), np.uint8)}
     if cfg.use_flow:
         outputs["stc_of.npy"] = (2 * span(cfg.context_of_num, cfg.border_mode), np.float16)
-    wanted = record.wanted(cfg, "cubes", boxes=made["id"])
+    flow = {"flow": record.flow_of(dataset)} if cfg.use_flow else {}
+    wanted = record.wanted(cfg, "cubes", boxes=made["id"], **flow)
     with locked(folder):
-        done, why = record.is_done(folder / "cubes.json", wanted, [folder / name for name in outputs])
+        done, why = record.is_done(folder / "cubes.json", wanted, outputs)
         print(f"{folder}: cubes are {why}")
         if not done:
             extract(cfg, dataset, folder, made["sizes"], outputs, wanted)
@@ -53,11 +51,13 @@ def extract(cfg, dataset, folder, sizes, outputs, wanted):
     state = record.load(folder / "cubes.part.json")
     parts = {name: folder / f"{name}.part" for name in outputs}
     resume = state and state["id"] == wanted["id"] and all(part.is_file() for part in parts.values())
-    state = state if resume else {"id": wanted["id"], "videos": 0, "seconds": 0}
+    if not resume:
+        (folder / "cubes.part.json").unlink(missing_ok=True)  # before the parts, which it vouches for
+        state = {"id": wanted["id"], "videos": 0, "seconds": 0}
     clock = Clock(state["seconds"])
     shapes = {name: (len(boxes), channels, cfg.patch_size, cfg.patch_size) for name, (channels, _) in outputs.items()}
-    cubes = {name: np.lib.format.open_memmap(part, "r+" if resume else "w+", outputs[name][1], shapes[name])
-             for name, part in parts.items()}
+    cubes = {name: np.lib.format.open_memmap(part, "r+") if resume else
+             files.create_map(part, outputs[name][1], shapes[name]) for name, part in parts.items()}
     for name in outputs:
         print(f"{folder / name}: {' x '.join(map(str, shapes[name]))} {np.dtype(outputs[name][1])}, "
               f"{cubes[name].nbytes / 1e6:,.0f} MB")
@@ -73,7 +73,8 @@ def extract(cfg, dataset, folder, sizes, outputs, wanted):
             else:
                 bar.update(last - first)
     del cubes
-    (folder / "cubes.json").unlink(missing_ok=True)  # from here to the last line the old cubes are not valid any more
+    (folder / "cubes.json").unlink(missing_ok=True)  # until the new record is written no cubes are valid
+    (folder / "stc_of.npy").unlink(missing_ok=True)
     for name, part in parts.items():
         part.rename(folder / name)
     record.save(folder / "cubes.json", wanted, clock(), cubes=len(boxes))
@@ -99,7 +100,7 @@ def cut_video(cfg, video, boxes, size, cubes, bar):
         needed = sorted({t for w in windows for t in w})
         threads = workers(cfg.num_workers)
         stream = frames.load(video, needed, threads, cfg.on_bad_frame) if raw else frames.load_flow(
-            video, cfg.dataset_name, needed, size, threads)
+            video, needed, size, threads)
         items = zip(frames.slide(needed, stream, windows), starts, ends)
         for count in frames.parallel(lambda item, target=target: fill(target, item), items, threads):
             bar.update(count if raw else 0)

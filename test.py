@@ -31,7 +31,7 @@ from utils.stc import block_of
 
 def main():
     cfg = parse_config(__doc__, stages=("test",))
-    folder, results = (Path(root, cfg.dataset_name, cfg.mode) for root in (cfg.data_root_dir, "results"))
+    folder, results = folders(cfg)
     cubes_made, boxes_made = record.cubes_of(folder)
     record.require_selection(cfg, cubes_made, folder / "cubes.json")
     models = load_models(cfg.model or folder)
@@ -40,24 +40,33 @@ def main():
     dataset = datasets.find(cfg.dataset_name, cfg.mode, cfg.layout,
                             parse_videos(cfg.videos), cfg.limit_frames, cfg.frame_step)
     print(*dataset.notes, sep="\n", end="\n" * bool(dataset.notes))
+    record.require_frames(dataset, boxes_made, folder / "bboxes.npy")
+    if any(folder.glob("model_*.resume.pt")):
+        print(f"note: {folder} holds a training that is not finished; the one before it is scored")
     labels, source = read_labels(dataset, boxes_made["sizes"])
-    wanted = record.wanted(cfg, "test", cubes=cubes_made["id"], model=models.recipe["id"],
+    statistics = [[number, *block.mean, *block.std] for number, block in models.blocks.items()]
+    wanted = record.wanted(cfg, "test", cubes=cubes_made["id"], model=[models.recipe["id"], record.digest(statistics)],
                            labels=source, abnormal=None if labels is None else record.digest(labels.tolist()))
     with locked(results):
-        done, why = record.is_done(results / "test.json", wanted, [results / "metrics.json"])
+        done, why = record.is_done(results / "test.json", wanted, ["metrics.json"])
         print(f"{results}: scores are {why}")
         if not done:
             evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wanted)
     report(files.load_json(results / "metrics.json"), results)
 
 
+def folders(cfg):
+    """Where the cubes are, and where the results go."""
+    return tuple(Path(root, cfg.dataset_name, cfg.mode) for root in (cfg.data_root_dir, cfg.results_dir))
+
+
 def evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wanted):
     """From cubes to figures and pictures."""
-    folder, results = (Path(root, cfg.dataset_name, cfg.mode) for root in (cfg.data_root_dir, "results"))
+    folder, results = folders(cfg)
     clock = Clock()
     use_flow = any(block.model.use_flow for block in models.blocks.values())
     boxes = files.load_array(folder / "bboxes.npy")  # (N, 5)
-    cubes = Cubes(folder, use_flow, device_of(cfg.device))
+    cubes = Cubes(folder, use_flow, device_of(cfg.device), cubes_made)
     sizes = record.sizes_of(boxes, boxes_made)  # (N, 2)
     same_cubes = models.recipe["input"].get("cubes") == cubes_made["id"]
     box_scores = score_boxes(cfg, cubes, block_of(boxes[:, 1:], sizes, *models.grid), models, same_cubes)
@@ -86,7 +95,8 @@ def evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wante
         "model": cfg.model or str(folder), "seed": models.recipe["settings"].get("seed"),
         "settings": {**boxes_made["settings"], **cubes_made["settings"], **models.recipe["settings"],
                      **wanted["settings"]},
-        "videos": [[video.name, video.first, len(video)] for video in dataset.videos]})
+        "input": {**boxes_made["input"], **cubes_made["input"]},
+        "videos": [[video.name, video.first, len(video.chosen)] for video in dataset.videos]})
     draw(cfg, dataset, results, cubes, boxes, box_scores, smooth, abnormal, figures)
     record.save(results / "test.json", wanted, clock())
 
@@ -106,9 +116,10 @@ def score_boxes(cfg, cubes, block, models, same_cubes):
                       f"each scores {metrics.NO_MODEL:+g}")
                 continue
             trained = models.blocks[number]
-            if cubes.raw.shape[1] != 3 * (trained.model.raw_ae[0].conv.conv[0].in_channels // 3):
-                raise UserError(f"the cubes have {cubes.raw.shape[1] // 3} frames, the model takes "
-                                f"{trained.model.raw_ae[0].conv.conv[0].in_channels // 3}: run extract_stc.py with its settings")
+            takes = (trained.model.tot_frame_num, trained.model.flow_frame_num)
+            if takes != (cubes.frames, cubes.flow_frames):
+                raise UserError(f"the model takes cubes of {takes[0]} frames and {takes[1] or 0} flow fields, these have "
+                                f"{cubes.frames} and {cubes.flow_frames or 0}: run extract_stc.py with the model's settings")
             losses = trained.scores if same_cubes else score(
                 trained.model.to(cubes.device), cubes, rows, 256, autocast, bar.update)  # (n, 1 or 2)
             z = metrics.normalise(losses, trained.mean, trained.std)
@@ -147,7 +158,8 @@ def report(content, results):
     else:
         print(f"{content['abnormal_frames']:,} abnormal frames; config {content['config'] or '(defaults)'}")
         print(f"frame AUROC {content['auroc']:.2%}   EER {content['eer']:.2%}   "
-              f"average precision {content['average_precision']:.2%}   (without smoothing: AUROC {content['auroc_unsmoothed']:.2%})")
+              f"average precision {content['average_precision']:.2%}   "
+              f"(AUROC without smoothing {content['auroc_unsmoothed']:.2%})")
     print(f"wrote {results}/metrics.json, frame_scores.npy, scores.png and more")
 
 

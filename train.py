@@ -46,7 +46,7 @@ def main():
         done, why = record.is_done(folder / "train.json", wanted)
         print(f"{folder}: models are {why}")
         if not done:
-            cubes = Cubes(folder, cfg.use_flow, device)
+            cubes = Cubes(folder, cfg.use_flow, device, cubes_made)
             boxes = files.load_array(folder / "bboxes.npy")
             block = block_of(boxes[:, 1:], record.sizes_of(boxes, boxes_made), cfg.h_block, cfg.w_block)
             print(f"{folder}: {len(cubes):,} cubes, {len(np.unique(block))} of {cfg.h_block}x{cfg.w_block} blocks have some, "
@@ -57,57 +57,60 @@ def main():
 
 def train(cfg, folder, cubes, block, wanted):
     """Trains the blocks one after another; block: (N,) int64, the block of each cube."""
-    epoch_scores = kept_scores(cfg, folder, len(cubes), wanted) if cfg.score_every else None
     logs, names, seconds = [], [], 0
+    kept = np.zeros((cfg.epochs // cfg.score_every if cfg.score_every else 0, len(cubes), 2 if cfg.use_flow else 1), np.float32)
     for number in np.unique(block):
         row, column = divmod(int(number), cfg.w_block)
         path = folder / f"model_{row}_{column}.pt"
         names.append(path.name)
+        rows = np.flatnonzero(block == number)
         finished = files.load_torch(path) if path.is_file() else {}
         if finished.get("id") != wanted["id"]:
-            finished = train_block(cfg, path, cubes, np.flatnonzero(block == number), (row, column), epoch_scores, wanted)
+            finished = train_block(cfg, path, cubes, rows, (row, column), wanted)
+        if len(kept):
+            kept[:, rows] = torch.stack(finished["epoch_scores"])
         logs += finished["log"]
         seconds += finished["seconds"]
+    (folder / "train.json").unlink(missing_ok=True)  # until the new one is written no models are valid
     for other in folder.glob("model_*.pt"):
-        if other.name not in names:  # blocks of an earlier grid
+        if other.name not in names:  # blocks of an earlier grid, and what was saved on the way
             other.unlink()
-    if epoch_scores is not None:
-        epoch_scores.flush()
-        (folder / "epoch_scores.npy.part").replace(folder / "epoch_scores.npy")
+    (folder / "epoch_scores.npy").unlink(missing_ok=True)
+    if len(kept):
+        files.save_array(folder / "epoch_scores.npy", kept)
     write_log(folder / "training_log.csv", logs)
     record.save(folder / "train.json", wanted, seconds, models=names)
     print(f"wrote {', '.join(names)} in {folder}: {seconds:,.0f} s")
 
 
-def train_block(cfg, path, cubes, rows, place, epoch_scores, wanted):
+def train_block(cfg, path, cubes, rows, place, wanted):
     """Trains one block's network from its own start, or from where an earlier run stopped; returns its checkpoint."""
     resume = path.with_suffix(".resume.pt")
     torch.manual_seed(block_seed(cfg.seed, place, 0))
-    model = ReconCAE(cfg.num_feature_root, cubes.raw.shape[1] // 3, cfg.use_flow)
+    model = ReconCAE(cfg.num_feature_root, cubes.frames, cfg.use_flow, cubes.flow_frames)
     model = model.to(cubes.device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=cfg.lr)
     state = files.load_torch(resume) if resume.is_file() else {}
-    epoch, step, log = 0, 0, []
+    done, step, log, kept = 0, 0, [], []  # epochs done; batches since warm-up; statistics; scores of kept epochs
     if state.get("id") == wanted["id"]:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        epoch, step, log = state["epoch"], state["step"], state["log"]
-        print(f"{resume}: going on after epoch {epoch} of {cfg.epochs}")
+        done, step, log, kept = (state[key] for key in ("epoch", "step", "log", "epoch_scores"))
+        print(f"{resume}: going on after epoch {done} of {cfg.epochs}")
     clock = Clock(log[-1]["seconds"] if log else 0)
     autocast = precision_of(cfg.precision, cubes.device)
     with progress(cfg.epochs * len(rows), "cube", f"block {place[0]},{place[1]}") as bar:
-        bar.update(epoch * len(rows))
-        for epoch in range(epoch, cfg.epochs):
+        bar.update(done * len(rows))
+        for epoch in range(done, cfg.epochs):
             order = np.random.default_rng(block_seed(cfg.seed, place, 1 + epoch)).permutation(rows)
             batches = (cubes.batch(order[i:i + cfg.batch_size]) for i in range(0, len(order), cfg.batch_size))
             stats, step = train_epoch(model, optimizer, batches, epoch, step, autocast, cfg, bar.update)
-            if epoch_scores is not None and (epoch + 1) % cfg.score_every == 0:
-                epoch_scores[epoch // cfg.score_every, rows] = score(model, cubes, rows, cfg.batch_size, autocast)
-                epoch_scores.flush()
+            if cfg.score_every and (epoch + 1) % cfg.score_every == 0:
+                kept.append(torch.from_numpy(score(model, cubes, rows, cfg.batch_size, autocast)))  # (n, 1 or 2)
             log.append({"row": place[0], "column": place[1], "epoch": epoch + 1, **stats, "seconds": clock()})
             bar.write(f"block {place[0]},{place[1]} epoch {epoch + 1}/{cfg.epochs}: " + describe(log[-1]), file=None)
             content = {**wanted, "block": list(place), "grid": [cfg.h_block, cfg.w_block], "epoch": epoch + 1,
-                       "step": step, "tot_frame_num": cubes.raw.shape[1] // 3, "log": log, "seconds": clock(),
+                       "step": step, "log": log, "epoch_scores": kept, "seconds": clock(),
                        "model": model.state_dict(), "optimizer": optimizer.state_dict()}
             if epoch + 1 < cfg.epochs:
                 files.save_torch(resume, content)
@@ -154,17 +157,6 @@ def statistics(loss, errors, weights):
 def block_seed(seed, place, use):
     """A seed of its own for each block and use (0: initial weights, 1 + epoch: the order of the cubes)."""
     return int(np.random.SeedSequence([seed, *place, use]).generate_state(1)[0])
-
-
-def kept_scores(cfg, folder, count, wanted):
-    """The file of the kept epochs' scores, mapped: (E, N, 1 or 2) float32."""
-    part, mark = folder / "epoch_scores.npy.part", folder / "epoch_scores.part.json"
-    if part.is_file() and (record.load(mark) or {}).get("id") == wanted["id"]:
-        return np.lib.format.open_memmap(part, "r+")
-    shape = (cfg.epochs // cfg.score_every, count, 2 if cfg.use_flow else 1)
-    kept = np.lib.format.open_memmap(part, "w+", np.float32, shape)
-    files.save_json(mark, {"id": wanted["id"]})
-    return kept
 
 
 def describe(entry):

@@ -14,6 +14,7 @@ YOLOV3 = {608: "yolov3_d53_mstrain-608_273e_coco-139f5633.pth", 320: "yolov3_d53
 
 def weights_file(word, given, scale):
     """The weights file that a detector reads, or None. Raises UserError if the official one is not there."""
+    _parts(word)
     if word != "yolov3" or given:
         return Path(given) if given else None
     if scale not in YOLOV3:
@@ -37,14 +38,18 @@ def load_detector(word, path, scale, device):
 
     word: yolov3, torchvision:MODEL or mmdet:CONFIG:CHECKPOINT. Raises UserError if it cannot be had.
     """
-    kind, *rest = word.split(":")
-    if kind == "yolov3" and not rest:
+    kind, rest = _parts(word)
+    if kind == "yolov3":
         return _yolov3(path, scale, device)
-    if kind == "torchvision" and len(rest) == 1:
-        return _torchvision(rest[0], path, device)
-    if kind == "mmdet" and len(rest) == 2:
-        return _mmdet(*rest, device)
-    raise UserError(f"--detector {word}: must be yolov3, torchvision:MODEL, mmdet:CONFIG:CHECKPOINT or none")
+    return _torchvision(*rest, path, device) if kind == "torchvision" else _mmdet(*rest, device)
+
+
+def _parts(word):
+    """"torchvision:MODEL" -> "torchvision", ["MODEL"]. Raises UserError if there is no such detector."""
+    kind, *rest = word.split(":")
+    if {"yolov3": 0, "torchvision": 1, "mmdet": 2}.get(kind) != len(rest):
+        raise UserError(f"--detector {word}: must be yolov3, torchvision:MODEL, mmdet:CONFIG:CHECKPOINT or none")
+    return kind, rest
 
 
 def _yolov3(path, scale, device):

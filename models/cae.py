@@ -77,15 +77,17 @@ def autoencoder(cin, cout, f):
 class ReconCAE(nn.Module):
     """One autoencoder for a block, or a pair: the second maps the *raw* cube to its optical flow (motion enhancement).
 
-    features_root: width f of the first level (32); tot_frame_num: frames T of a cube (5); use_flow: build the pair.
+    features_root: width f of the first level (32); tot_frame_num: frames T of a cube (5); use_flow: build the pair;
+    flow_frame_num: flow fields of a cube, where they are not as many as its frames.
     """
 
-    def __init__(self, features_root=32, tot_frame_num=5, use_flow=False):
+    def __init__(self, features_root=32, tot_frame_num=5, use_flow=False, flow_frame_num=None):
         super().__init__()
         self.raw_ae = autoencoder(3 * tot_frame_num, 3 * tot_frame_num, features_root)
         if use_flow:
-            self.of_ae = autoencoder(3 * tot_frame_num, 2 * tot_frame_num, features_root)
-        self.use_flow = use_flow
+            self.of_ae = autoencoder(3 * tot_frame_num, 2 * (flow_frame_num or tot_frame_num), features_root)
+        self.use_flow, self.tot_frame_num = use_flow, tot_frame_num
+        self.flow_frame_num = (flow_frame_num or tot_frame_num) if use_flow else None
 
     def forward(self, raw):
         """raw (B, 3T, P, P) in 0..1 -> its reconstruction, and the predicted flow (B, 2T, P, P) or None."""

@@ -58,11 +58,14 @@ def _ours(folder):
 
 def _official(path):
     states = load_torch_arrays(path)
+    rows = states if isinstance(states, list) and all(isinstance(row, list) for row in states) else []
+    cells = [cell for row in rows for cell in row]
+    if len({len(row) for row in rows}) != 1 or not all(
+            isinstance(cell, list) and all(isinstance(state, dict) for state in cell) for cell in cells):
+        raise UserError(f"{path}: holds no grid [row][column] of state dicts")
     scores = [load_torch_arrays(scores_file(path, "raw"))]
     if any("of_ae.0.conv.conv.0.weight" in state for row in states for cell in row for state in cell):
         scores.append(load_torch_arrays(scores_file(path, "of")))
-    if not (isinstance(states, list) and states and all(isinstance(row, list) and len(row) == len(states[0]) for row in states)):
-        raise UserError(f"{path}: holds no grid [row][column] of state dicts")
     grid, blocks = (len(states), len(states[0])), {}
     for row in range(grid[0]):
         for column in range(grid[1]):
@@ -86,6 +89,7 @@ def _network(state, path):
     first = state.get("raw_ae.0.conv.conv.0.weight") if isinstance(state, dict) else None
     if first is None or first.ndim != 4 or first.shape[1] % 3:
         raise UserError(f"{path}: holds no weights of these autoencoders")
-    model = ReconCAE(first.shape[0], first.shape[1] // 3, any(key.startswith("of_ae.") for key in state))
+    last = state.get("of_ae.7.conv.weight")  # (2T, f, 1, 1)
+    model = ReconCAE(first.shape[0], first.shape[1] // 3, last is not None, None if last is None else len(last) // 2)
     model.load_state_dict(check_state(state, model, path, "python train.py"))
     return model.eval()

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import runpy
 import signal
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks: a second thread costs more than it brings
 
 SUITE = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(SUITE), str(SUITE / "tests")]

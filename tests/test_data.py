@@ -83,7 +83,8 @@ def test_cubes_and_network_input(golden, tmp_path):
         found = np.stack([crop(frames[kind], box, 32) for box in data["boxes"]])
         np.testing.assert_array_equal(found, data[f"cube_{kind}"].reshape(found.shape))
         np.save(tmp_path / {"raw": "stc_raw.npy", "flow": "stc_of.npy"}[kind], found)
-    raw, flow = Cubes(tmp_path, True, "cpu").batch(np.arange(len(data["boxes"])))
+    made = {"settings": {"use_flow": True}, "cubes": len(data["boxes"])}
+    raw, flow = Cubes(tmp_path, True, "cpu", made).batch(np.arange(made["cubes"]))
     np.testing.assert_allclose(raw, wanted["raw"], atol=1e-7)
     np.testing.assert_array_equal(flow, wanted["flow"])
 

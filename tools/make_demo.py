@@ -2,12 +2,15 @@
 
     python -m tools.make_demo [--out raw_datasets] [--videos 12] [--frames 80] [--seed 0]
 
-Writes OUT/demo in UCSD form: Train/Train001/001.png (normal frames only), Test/Test001/001.png, the pixel masks
-Test/Test001_gt/001.bmp (0 or 255), and demo.json, the recipe. The same recipe draws the same bytes.
+writes  OUT/demo/Train/Train001/001.png ...     normal frames only
+        OUT/demo/Test/Test001/001.png ...
+        OUT/demo/Test/Test001_gt/001.bmp ...    pixel masks, 0 or 255
+        OUT/demo/demo.json                      the recipe; the same recipe draws the same bytes
 
-Walkers are tall near the camera and short far away, some run, all stream to the right. What is anomalous: a cyclist
-(fast), a cart (large), a walker against the flow (of normal size and speed). Sensor noise and drifting light lie over all.
+Walkers are tall near the camera and short far away, some go in pairs, some run, all stream to the right. Anomalies are
+cyclists (fast), carts (large) and runners against the flow, whose size and speed are normal.
 """
+
 import argparse
 import json
 import shutil
@@ -15,32 +18,34 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from utils.errors import UserError
-from utils.run import run
+from utils.run import progress, run
 
-KINDS = ("cyclist", "cart", "against")
+SIZE = (120, 180)    # height, width of a frame in px
 CANVAS = (100, 160)  # height, width in px in which a figure is drawn before it is shrunk to its size in the scene
 GROUND = 96          # row of the canvas on which figures stand
-SKIN = (0.62, 0.78, 1.0)
-WALKERS = 5
 PHASES = 12          # pictures of one cycle of steps, or of one turn of the wheels
+PARTIES = 5          # walkers or pairs of walkers in a video
+NOISE = 2            # standard deviation of the sensor's noise, in grey levels
+SKIN = (0.62, 0.78, 1.0)
+TYRE, SPOKE, GLASS = (25, 25, 25, 255), (230, 230, 230, 255), (200, 190, 170, 255)
+PLAN = ("cyclist", None, "cart", "against", None, "cyclist")  # the testing videos' anomalies, over and over
 
 
 def cloth(rng, contrast, width):
     """A random pattern (plain, stripes, checks, blotches) in two colours -> CANVAS + (3,) uint8."""
-    rows, columns = np.indices(CANVAS)
+    rows, columns = np.indices(CANVAS) // width
     blotches = cv2.resize(rng.random((25, 40)), CANVAS[::-1], interpolation=cv2.INTER_CUBIC) > 0.5
-    pattern = [rows // width % 2, columns // width % 2, (rows // width + columns // width) % 2, blotches,
-               np.zeros(CANVAS)][rng.integers(5)]
-    base = rng.uniform(70, 190) + rng.uniform(-35, 35, 3)
+    pattern = (np.zeros(CANVAS), rows % 2, columns % 2, (rows + columns) % 2, blotches)[rng.integers(5)]
+    base = rng.uniform(85, 185) + rng.uniform(-30, 30, 3)
     return np.clip(base + contrast * rng.uniform(-1, 1, 3) * pattern[..., None], 0, 255).astype(np.uint8)
 
 
 def colour(rng, low, high, tint):
     """A random opaque BGRA colour: a brightness between low and high, times the tint."""
-    return (*(rng.uniform(low, high) * np.array(tint) + rng.uniform(-15, 15, 3)).clip(0, 255).astype(int).tolist(), 255)
+    bgr = rng.uniform(low, high) * np.array(tint) + rng.uniform(-15, 15, 3)
+    return (*bgr.clip(0, 255).astype(int).tolist(), 255)
 
 
 def polar(start, angle, length):
@@ -58,13 +63,25 @@ def fill(canvas, points, texture):
     canvas[inside, :3], canvas[inside, 3] = texture[inside], 255
 
 
+def wheel(canvas, centre, radius, phase):
+    """A tyre with three turning spokes."""
+    cv2.circle(canvas, centre, radius, TYRE, 5)
+    for angle in phase / 3 + np.arange(3) * np.pi * 2 / 3:
+        line(canvas, [centre, polar(centre, angle, radius)], SPOKE, 4)
+
+
+def blank_cycle():
+    """An empty canvas for each phase -> (PHASES, *CANVAS, 4) uint8, and the phases in radians."""
+    return np.zeros((PHASES, *CANVAS, 4), np.uint8), np.arange(PHASES) * 2 * np.pi / PHASES
+
+
 def walker(rng):
-    """A walker who faces right, in PHASES postures -> (PHASES, *CANVAS, 4) uint8 BGRA."""
-    shirt, skin, hair = cloth(rng, 80, rng.integers(4, 9)), colour(rng, 110, 220, SKIN), colour(rng, 50, 130, (0.6, 0.8, 1))
-    trousers, shoe = colour(rng, 60, 140, rng.uniform(0.7, 1.2, 3)), colour(rng, 50, 120, (1, 1, 1))
+    """A walker who faces right -> (PHASES, *CANVAS, 4) uint8 BGRA."""
+    shirt, skin, hair = cloth(rng, 60, rng.integers(4, 9)), colour(rng, 130, 210, SKIN), colour(rng, 60, 120, SKIN)
+    trousers, shoe = colour(rng, 80, 150, rng.uniform(0.75, 1.15, 3)), colour(rng, 70, 130, (1, 1, 1))
     wide, stride, bag = rng.uniform(8, 12), rng.uniform(0.35, 0.6), rng.random() < 0.4
-    cycle = np.zeros((PHASES, *CANVAS, 4), np.uint8)
-    for canvas, phase in zip(cycle, np.linspace(0, 2 * np.pi, PHASES, endpoint=False)):
+    cycle, phases = blank_cycle()
+    for canvas, phase in zip(cycle, phases):
         for side in (np.pi, 0):  # the far limbs first
             hip, angle = (80, 52), stride * np.sin(phase + side)
             knee = polar(hip, angle + 0.15, 22)
@@ -82,26 +99,19 @@ def walker(rng):
     return cycle
 
 
-def wheel(canvas, centre, radius, phase, bgra):
-    """A tyre with three turning spokes across."""
-    cv2.circle(canvas, centre, radius, bgra, 4)
-    for angle in phase / 3 + np.arange(6) * np.pi / 3:
-        line(canvas, [centre, polar(centre, angle, radius)], bgra, 2)
-
-
 def cyclist(rng):
     """A cyclist who rides to the right -> (PHASES, *CANVAS, 4) uint8 BGRA."""
-    shirt, skin = cloth(rng, 110, 6), colour(rng, 110, 220, SKIN)
+    shirt, skin = cloth(rng, 160, 7), colour(rng, 110, 220, SKIN)
     trousers, frame = [colour(rng, 40, 150, rng.uniform(0.6, 1.2, 3)) for _ in range(2)]
-    cycle = np.zeros((PHASES, *CANVAS, 4), np.uint8)
-    for canvas, phase in zip(cycle, np.linspace(0, 2 * np.pi, PHASES, endpoint=False)):
-        for x in (50, 112):
-            wheel(canvas, (x, 75), 19, phase, (25, 25, 25, 255))
+    cycle, phases = blank_cycle()
+    for canvas, phase in zip(cycle, phases):
+        wheel(canvas, (50, 75), 20, phase)
+        wheel(canvas, (112, 75), 20, phase)
         line(canvas, [(50, 75), (70, 50), (104, 50), (80, 76), (50, 75)], frame, 4)
         line(canvas, [(112, 75), (103, 42), (110, 40)], frame, 4)
         for side in (np.pi, 0):
-            pedal = polar((80, 76), phase + side, 8)
-            line(canvas, [(68, 46), (90, 56 + 5 * np.cos(phase + side)), pedal], trousers, 8)
+            knee = (90, 56 + 5 * np.cos(phase + side))
+            line(canvas, [(68, 46), knee, polar((80, 76), phase + side, 8)], trousers, 8)
         fill(canvas, [(62, 48), (76, 50), (98, 24), (86, 14)], shirt)
         line(canvas, [(92, 24), (98, 36), (108, 40)], skin, 6)
         cv2.circle(canvas, (98, 11), 8, skin, -1)
@@ -110,26 +120,29 @@ def cyclist(rng):
 
 
 def cart(rng):
-    """A delivery cart that drives to the right -> (PHASES, *CANVAS, 4) uint8 BGRA."""
-    side, cab, glass, trim = cloth(rng, 160, rng.integers(10, 16)), cloth(rng, 40, 10), (200, 190, 170, 255), colour(rng, 40, 200, (1, 1, 1))
-    cycle = np.zeros((PHASES, *CANVAS, 4), np.uint8)
-    for canvas, phase in zip(cycle, np.linspace(0, 2 * np.pi, PHASES, endpoint=False)):
-        fill(canvas, [(12, 14), (100, 14), (100, 82), (12, 82)], side)
+    """A cart full of coloured crates that drives to the right -> (PHASES, *CANVAS, 4) uint8 BGRA."""
+    crates = cv2.resize(rng.integers(30, 240, (8, 13, 3), np.uint8), CANVAS[::-1], interpolation=cv2.INTER_NEAREST)
+    cab, trim = cloth(rng, 40, 10), colour(rng, 40, 200, (1, 1, 1))
+    cycle, phases = blank_cycle()
+    for canvas, phase in zip(cycle, phases):
+        fill(canvas, [(12, 14), (100, 14), (100, 82), (12, 82)], crates)
         fill(canvas, [(102, 32), (128, 32), (146, 58), (146, 82), (102, 82)], cab)
-        cv2.fillPoly(canvas, [np.int32([(108, 37), (126, 37), (138, 57), (108, 57)])], glass)
+        cv2.fillPoly(canvas, [np.int32([(108, 37), (126, 37), (138, 57), (108, 57)])], GLASS)
         line(canvas, [(12, 74), (146, 74)], trim, 5)
-        for x in (36, 122):
-            cv2.circle(canvas, (x, 83), 13, (25, 25, 25, 255), -1)
-            wheel(canvas, (x, 83), 7, phase, (150, 150, 150, 255))
+        wheel(canvas, (36, 82), 12, phase)
+        wheel(canvas, (122, 82), 12, phase)
     return cycle
+
+
+# Of each anomaly: the figure, its height in heights of a walker, its speed in those heights per frame.
+KINDS = {"cyclist": (cyclist, 1.0, 0.15), "cart": (cart, 0.9, 0.09), "against": (walker, 1.0, -0.1)}
 
 
 def background(rng, size):
     """The empty promenade -> (H, W, 3) float32 BGR: house front, hedge, paving in perspective, grain over all."""
     height, width = size
     y, x = np.indices(size, np.float32) / height
-    scene = np.empty((height, width, 3), np.float32)
-    scene[:] = (112, 122, 132)
+    scene = np.full((height, width, 3), (112, 122, 132), np.float32)
     scene[(x % 0.16 < 0.09) & (y % 0.12 > 0.04)] = (92, 84, 76)  # windows
     scene[y > 0.24] = (64, 92, 72)  # hedge
     depth = 1 / np.maximum(y - 0.12, 0.1)
@@ -143,7 +156,7 @@ def background(rng, size):
 
 
 class Actor:
-    """A figure of `height` px on its way through a video of `width` px, at `speed` px per frame (negative: to the left).
+    """A figure of `height` px on its way through a video of `width` px, at `speed` px per frame (below 0: to the left).
 
     It stands on row y, and starts at column x: anywhere, or (None) just outside the side that it comes from.
     """
@@ -173,51 +186,101 @@ class Actor:
         return layer[..., 3]
 
 
-def tallness(y, height):
-    """How tall (px) a person is who stands on row y of a picture of that height: perspective."""
-    return height * (0.33 * y / height - 0.02)
-
-
 def draw_video(rng, scene, frames, kind=None):
     """One video, with one anomaly of a kind or none -> (F, H, W, 3) uint8 BGR, (F, H, W) uint8 masks, 0 or 255."""
     height, width = scene.shape[:2]
-    cast = []
-    first = rng.uniform(0, width)
-    for i, y in enumerate(np.linspace(0.5, 1.0, WALKERS) + rng.uniform(-0.03, 0.03, WALKERS)):
-        tall = tallness(y * height, height) * rng.uniform(0.85, 1.15)
-        speed = max(1.3, 0.055 * tall * rng.uniform(0.9, 1.15)) * (rng.uniform(1.4, 1.9) if rng.random() < 0.2 else 1)
-        x = first + (2 * i / WALKERS + rng.uniform(0, 0.08)) * width  # neighbours in depth start far apart
-        cast.append(Actor(rng, walker, tall, y * height, speed, width, x))
+
+    def tall(y):
+        """Height in px of a person who stands on row y: perspective."""
+        return 0.38 * y - 0.05 * height
+
+    cast, first = [], rng.uniform(0, width)
+    for i, y in enumerate(height * (np.linspace(0.5, 1, PARTIES) + rng.uniform(-0.03, 0.03, PARTIES))):
+        size = tall(y) * rng.uniform(0.88, 1.12)
+        speed = max(1.2, 0.055 * size * rng.uniform(0.9, 1.15)) * (rng.uniform(1.4, 1.9) if rng.random() < 0.2 else 1)
+        x = first + (2 * i / PARTIES + rng.uniform(0, 0.08)) * width  # neighbours in depth start far apart
+        for friend in range(1 + (rng.random() < 0.3)):  # alone or in pairs
+            cast.append(Actor(rng, walker, size * (1 - 0.1 * friend), y - friend, speed, width, x + 0.4 * friend * size))
     odd = None
     if kind:
-        y = rng.uniform(0.65, 0.92) * height
-        tall = tallness(y, height)
-        figure, size, speed = {"cyclist": (cyclist, 1.15, 0.15), "cart": (cart, 1.1, 0.08),
-                               "against": (walker, 1.0, -0.1)}[kind]
-        odd = Actor(rng, figure, size * tall, y, speed * tall, width, start=rng.uniform(0.4, 0.6) * frames)
+        figure, scale, pace = KINDS[kind]
+        y = rng.uniform(0.62, 0.84) * height
+        odd = Actor(rng, figure, scale * tall(y), y, pace * tall(y), width, start=rng.uniform(0.42, 0.62) * frames)
         cast.append(odd)
-    cast.sort(key=lambda actor: actor.y)  # the far ones first
+    cast.sort(key=lambda actor: actor.y)  # the far ones are painted first
     swing, phase = rng.uniform(0.02, 0.06), rng.uniform(0, 2 * np.pi)
-    video = np.empty((frames, height, width, 3), np.uint8)
-    masks = np.zeros((frames, height, width), np.uint8)
+    video, masks = np.empty((frames, *scene.shape), np.uint8), np.zeros((frames, height, width), np.uint8)
     for time in range(frames):
         frame = scene.copy()
         for actor in cast:
-            alpha = actor.paint(frame, time)
-            if actor is odd:
-                masks[time] = 255 * (alpha > 0.5)
-            else:
-                masks[time][alpha > 0.5] = 0  # who walks in front hides the anomaly
-        frame *= 1 + swing * np.sin(phase + time / 25)
-        frame += rng.normal(0, 2.5, frame.shape)
+            covered = actor.paint(frame, time) > 0.5
+            masks[time][covered] = 255 * (actor is odd)  # who walks in front hides the anomaly
+        frame *= 1 + swing * np.sin(phase + time / 25)  # the light drifts
+        frame += NOISE * rng.standard_normal(frame.shape, np.float32)
         video[time] = np.clip(frame, 0, 255)
     return video, masks
 
 
-def kind_of(i):
-    return ("cyclist", None, "cart", "against", None, "cyclist")[i % 6]
+def write_frames(folder, pictures, suffix):
+    """Write pictures as 001.png, 002.png, ..."""
+    folder.mkdir(parents=True)
+    for number, picture in enumerate(pictures, 1):
+        path = folder / f"{number:03d}{suffix}"
+        if not cv2.imwrite(str(path), picture):
+            raise UserError(f"{path}: cannot be written")
 
 
-def demo_videos(seed, videos=12, frames=80, size=(120, 180)):
-    scene = background(np.random.default_rng(seed), size)
-    return [draw_video(np.random.default_rng([seed, 1, i]), scene, frames, kind_of(i)) for i in range(videos)]
+def make_dataset(folder, videos, train_videos, frames, seed, size=SIZE, tick=lambda: None):
+    """Draw a whole dataset in UCSD form into a folder; size: (H, W) in px; tick is called after each video."""
+    folder, scene = Path(folder), background(np.random.default_rng(seed), size)
+    for i in range(train_videos):
+        video, _ = draw_video(np.random.default_rng((seed, 0, i)), scene, frames)
+        write_frames(folder / "Train" / f"Train{i + 1:03d}", video, ".png")
+        tick()
+    for i in range(videos):
+        video, masks = draw_video(np.random.default_rng((seed, 1, i)), scene, frames, PLAN[i % len(PLAN)])
+        write_frames(folder / "Test" / f"Test{i + 1:03d}", video, ".png")
+        write_frames(folder / "Test" / f"Test{i + 1:03d}_gt", masks, ".bmp")
+        tick()
+
+
+def already_there(folder, recipe):
+    """Whether the folder holds a dataset of this recipe. Raises UserError if it holds anything else."""
+    if not folder.exists():
+        return False
+    try:
+        found = json.loads((folder / "demo.json").read_text())
+    except (OSError, ValueError):
+        found = None
+    if found != recipe:
+        raise UserError(f"{folder}: is there already, made from {found or 'something else'} and not from {recipe}: "
+                        "move it away, or give another --out")
+    return True
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("raw_datasets"), help="parent folder (default raw_datasets)")
+    parser.add_argument("--videos", type=int, default=12, help="testing videos; a third as many to train (default 12)")
+    parser.add_argument("--frames", type=int, default=80, help="frames of each video (default 80)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other videos (default 0)")
+    args = parser.parse_args()
+    if args.videos < 1 or args.frames < 8 or args.seed < 0:
+        raise UserError("needs --videos 1 or more, --frames 8 or more, --seed 0 or more")
+    folder, train_videos = args.out / "demo", -(-args.videos // 3)
+    recipe = {"videos": args.videos, "train_videos": train_videos, "frames": args.frames, "seed": args.seed, "drawing": 1}
+    if already_there(folder, recipe):
+        print(f"{folder} is already there, made from this recipe")
+    else:
+        part = folder.with_name("demo.part")
+        shutil.rmtree(part, ignore_errors=True)  # what a stopped run has left
+        with progress(args.videos + train_videos, "video", "demo") as bar:
+            make_dataset(part, args.videos, train_videos, args.frames, args.seed, tick=bar.update)
+        (part / "demo.json").write_text(json.dumps(recipe) + "\n")
+        part.rename(folder)
+        print(f"wrote {folder}: {args.videos} testing and {train_videos} training videos of {args.frames} frames")
+    print("next: python run_pipeline.py --dataset_name demo --mode test")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -45,6 +45,8 @@ S = Setting
 SETTINGS = {s.name: s for s in (
     # data
     S("data_root_dir", str, "data", "flow boxes cubes train test", "folder of boxes, cubes and models", identity=False),
+    S("results_dir", str, "results", "test", "folder of scores, figures and pictures", identity=False),
+    S("flow_root_dir", str, "optical_flow", "flow boxes cubes", "folder of flow files", identity=False),
     S("videos", str, "", "flow boxes cubes train test",
       "only these videos of the mode, by position: 1,3-5 (for trials)"),
     S("limit_frames", int, 0, "flow boxes cubes train test",
@@ -56,30 +58,31 @@ SETTINGS = {s.name: s for s in (
     # 1 optical flow
     S("flow_method", ("flownet2", "raft", "dis"), "flownet2", "flow",
       "flownet2 (official), raft (torchvision's RAFT-large), or dis (OpenCV's DIS, which needs no weights)"),
-    S("flow_weights", str, "", "flow", "weights file in place of the method's usual one"),
+    S("flow_weights", str, "", "flow", "weights file in place of the method's usual one", identity=False),
     S("flow_dtype", ("float16", "float32"), "float16", "flow", "number format of the flow files (official: float32)"),
     # 2 foreground boxes
     S("detector", str, "yolov3", "boxes",
       "yolov3 (official), torchvision:MODEL, mmdet:CONFIG:CHECKPOINT, or none for motion boxes alone"),
-    S("detector_weights", str, "", "boxes", "weights file in place of the detector's usual one"),
+    S("detector_weights", str, "", "boxes", "weights file in place of the detector's usual one", identity=False),
     S("detector_scale", int, 608, "boxes", "length to which yolov3 resizes a frame's long side: 608 or 320", 32),
     S("score_thr", float, 0.2, "boxes", "a detection is kept if its score is above this", 0),
     S("cover_thr", float, 0.6, "boxes", "a box is dropped if a larger one covers more than this share of it", 0),
     S("boxes_from", str, "", "boxes",
-      "take the boxes in this .npy file: per frame an (n, 4) or (n, 5) array, or (N, 5) rows of frame x1 y1 x2 y2"),
+      "take the boxes in this .npy file: per frame an (n, 4) or (n, 5) array, or (N, 5) rows of frame x1 y1 x2 y2",
+      identity=False),
     S("min_area", int, None, "boxes", "smallest box in pixels, with +1 on both sides", 1),
     S("motion_thr", float, 1.0, "boxes", "a pixel moves if u^2 + v^2 is above this", 0),
     S("box_margin", int, 2, "boxes", "pixels around a box that motion boxes keep clear of, and grow by", 0),
     S("all_motion_quirk", bool, True, "boxes",
       "where every pixel of a frame moves there are no motion boxes, as in the official code"),
-    S("drop_still_boxes", bool, False, "boxes",
+    S("drop_still_boxes", bool, False, "flow boxes",
       "drop boxes whose flow cube is all zero, as the code of the paper (2022) did"),
     # 3 spatio-temporal cubes
-    S("border_mode", ("hard", "elastic", "predict"), "hard", "boxes cubes",
+    S("border_mode", ("hard", "elastic", "predict"), "hard", "flow boxes cubes",
       "window at a video's ends: hard holds the end frame, elastic shifts inside, predict takes only i-c..i"),
-    S("context_frame_num", int, 2, "boxes cubes", "frames on either side of a cube's frame: T = 2c + 1", 0),
-    S("context_of_num", int, 2, "boxes cubes", "flow fields on either side, likewise", 0),
-    S("patch_size", int, 32, "boxes cubes", "height and width P of a cube, a multiple of 8", 8),
+    S("context_frame_num", int, 2, "cubes", "frames on either side of a cube's frame: T = 2c + 1", 0),
+    S("context_of_num", int, 2, "flow boxes cubes", "flow fields on either side, likewise", 0),
+    S("patch_size", int, 32, "boxes cubes", "height and width P of a cube, a multiple of 8", 16),
     S("use_flow", bool, False, "flow cubes train", "motion enhancement: a second autoencoder predicts the flow cube"),
     # 4 training
     S("h_block", int, 1, "train", "blocks down the image, one model each", 1),
@@ -97,7 +100,8 @@ SETTINGS = {s.name: s for s in (
       "upper threshold mean + max(1, 4 - t * shrink_rate) * std after t refined batches", 0),
     S("score_every", int, 0, "train", "also keep every cube's score after each N-th epoch, 0 for none", 0),
     S("seed", int, 0, "train", "fixes initial weights and the order of cubes", 0),
-    S("precision", ("fp32", "bf16"), "fp32", "train", "fp32, or bf16 by autocast (faster, nearly the same); scoring follows the model"),
+    S("precision", ("fp32", "bf16"), "fp32", "train",
+      "fp32, or bf16 by autocast (faster, nearly the same); scoring follows the model"),
     # 5 scoring
     S("model", str, "", "test", "score with this folder of models, or this official D_model.npy"),
     S("w_raw", float, 0.5, "test", "weight of the raw z-score (with use_flow)", 0),
@@ -129,9 +133,11 @@ def parse_config(description, argv=None, stages=STAGES):
     path = _config_file(name, flags["config"])
     if path:
         values |= _read_config(path)
-    for setting in shown:
-        if flags[setting.name] is not None:
-            values[setting.name] = _value(setting, flags[setting.name], f"--{setting.name}")
+    given = [s for s in SETTINGS.values() if flags[s.name] is not None]
+    for setting in given:
+        values[setting.name] = _value(setting, flags[setting.name], f"--{setting.name}")
+    for setting in (s for s in given if s not in shown):
+        print(f"note: --{setting.name} is for another stage ({setting.stages}); nothing here depends on it")
     if "layout" not in values:
         raise UserError(f"dataset {name} is not known ({', '.join(DATASETS)}): describe your own in configs/{name}.cfg, "
                         "section [dataset], with layout and min_area (raw_datasets/README.md)")
@@ -141,8 +147,20 @@ def parse_config(description, argv=None, stages=STAGES):
 
 
 def stage_settings(cfg, stage):
-    """The settings that decide what a stage's output is, as a plain dict."""
-    return {s.name: getattr(cfg, s.name) for s in SETTINGS.values() if s.identity and stage in s.stages.split()}
+    """The settings that decide what a stage's output is, as a plain dict: only those that are read with these values."""
+    unread = set()
+    if stage == "boxes" and not cfg.drop_still_boxes:
+        unread |= {"border_mode", "context_of_num", "patch_size"}
+    if stage == "boxes" and (cfg.boxes_from or cfg.detector != "yolov3"):
+        unread |= {"detector_scale"}
+    if stage == "boxes" and (cfg.boxes_from or cfg.detector == "none"):
+        unread |= {"score_thr", "cover_thr"}
+    if stage == "boxes" and cfg.boxes_from:
+        unread |= {"detector", "min_area", "motion_thr", "box_margin", "all_motion_quirk"}
+    if stage == "cubes" and not cfg.use_flow:
+        unread |= {"context_of_num"}
+    return {s.name: getattr(cfg, s.name) for s in SETTINGS.values()
+            if s.identity and stage in s.stages.split() and s.name not in unread}
 
 
 def _parser(description, shown, stages):
@@ -160,6 +178,9 @@ def _parser(description, shown, stages):
         default = "" if default == "" else f" (default: {default})"
         parser.add_argument(f"--{s.name}", metavar="|".join(words) if words else s.type.__name__.upper(),
                             help=s.help.replace("%", "%%") + default)
+    for s in SETTINGS.values():
+        if s not in shown:  # the same flags can be given to all stages
+            parser.add_argument(f"--{s.name}", help=argparse.SUPPRESS)
     if "cubes" in stages:
         for kind in ("training", "testing"):
             parser.add_argument(f"--extract_{kind}_stc", action="store_true",

@@ -12,12 +12,17 @@ from utils.errors import UserError
 class Cubes:
     """raw: (N, 3T, P, P) uint8; flow: (N, 2T, P, P) float16 or None. Both are memory maps: rows are read as needed."""
 
-    def __init__(self, folder, use_flow, device):
+    def __init__(self, folder, use_flow, device, made):
+        """made: the record of the cubes. Raises UserError if flow cubes are wanted that were not made with the raw ones."""
+        if use_flow and not made["settings"]["use_flow"]:
+            raise UserError(f"{folder}: there are no flow cubes for motion enhancement: run extract_stc.py --use_flow true")
         self.raw = files.load_array(Path(folder, "stc_raw.npy"), mmap=True)
         self.flow = files.load_array(Path(folder, "stc_of.npy"), mmap=True) if use_flow else None
-        if self.flow is not None and len(self.flow) != len(self.raw):
-            raise UserError(f"{folder}: stc_raw.npy has {len(self.raw):,} cubes, stc_of.npy {len(self.flow):,}: "
-                            "run extract_stc.py again")
+        if {len(self.raw), len(self.flow if use_flow else self.raw)} != {made["cubes"]}:
+            raise UserError(f"{folder}: the cube files do not hold the {made['cubes']:,} cubes that cubes.json tells of: "
+                            "remove cubes.json and run extract_stc.py again")
+        self.frames = self.raw.shape[1] // 3
+        self.flow_frames = self.flow.shape[1] // 2 if use_flow else None
         self.device = device
 
     def __len__(self):

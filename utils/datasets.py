@@ -11,7 +11,7 @@ import numpy as np
 
 from utils.errors import UserError
 
-RAW, FLOW = Path("raw_datasets"), Path("optical_flow")
+RAW = Path("raw_datasets")
 IMAGES = {".tif", ".tiff", ".jpg", ".jpeg", ".png", ".bmp"}
 VIDEOS = {".avi", ".mp4", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".webm"}
 
@@ -50,6 +50,7 @@ class Video:
     path: Path  # a folder of frames, or one video file
     frames: tuple  # file names of the frames; of a video file, their numbers as words: "000000", ...
     testing: bool  # whether it belongs to the testing set
+    flow_folder: Path = Path()  # of its flow files: its own path, below optical_flow/ in place of raw_datasets/
     first: int = 0  # number of its first frame in the mode
     chosen: tuple = ()  # which of its frames are scored, counted from 0
 
@@ -60,13 +61,9 @@ class Video:
     def is_file(self):
         return self.path.is_file()
 
-    def flow_folder(self, dataset_name):
-        """Folder of the video's flow files: its own path, below optical_flow/ in place of raw_datasets/."""
-        return FLOW / dataset_name / self.path.relative_to(RAW / dataset_name)
-
-    def flow_file(self, dataset_name, t):
+    def flow_file(self, t):
         """Flow file of frame t."""
-        return self.flow_folder(dataset_name) / (Path(self.frames[t]).stem + ".npy")
+        return self.flow_folder / (Path(self.frames[t]).stem + ".npy")
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ def window(i, context, first, last, border_mode="hard"):
     return [min(max(j, first), last) for j in range(i - context, i + context + 1)]
 
 
-def find(name, mode, layout, videos=frozenset(), limit_frames=0, frame_step=1):
+def find(name, mode, layout, videos=frozenset(), limit_frames=0, frame_step=1, flow_root="optical_flow"):
     """The Dataset `name` for a mode, with the part of it that is chosen for a trial.
 
     videos: positions (from 1) in the mode's list, empty for all; limit_frames: of each video, 0 for all;
@@ -116,7 +113,8 @@ def find(name, mode, layout, videos=frozenset(), limit_frames=0, frame_step=1):
     first = np.cumsum([0, *map(len, found)])
     if videos and max(videos) > len(found):
         raise UserError(f"--videos: there is no video {max(videos)}; {name} has {len(found)} in mode {mode}")
-    chosen = [replace(v, first=int(f), chosen=tuple(range(0, min(len(v), limit_frames or len(v)), frame_step)))
+    chosen = [replace(v, first=int(f), flow_folder=Path(flow_root) / v.path.relative_to(RAW),
+                      chosen=tuple(range(0, min(len(v), limit_frames or len(v)), frame_step)))
               for position, (v, f) in enumerate(zip(found, first), 1) if not videos or position in videos]
     return Dataset(name, tuple(chosen), int(first[-1]), layout.labels, tuple(notes))
 
@@ -136,11 +134,10 @@ def _videos(root, alternatives, pattern, testing):
         if all((root / folder).is_dir() for folder in folders):
             entries = [e for folder in folders for e in _listing(root / folder) if re.fullmatch(pattern, e.stem)]
             videos = [v for e in entries if (v := _video(e, testing))]
-            if not videos:
-                raise UserError(f"{root / folders[0]}: no videos in it (folders of frames, or video files)")
-            return videos
+            if videos:
+                return videos
     wanted = " or ".join(" with ".join(folders) for folders in alternatives)
-    raise UserError(f"{root}: has no folder {wanted} (raw_datasets/README.md shows the layout)")
+    raise UserError(f"{root}: no videos in {wanted} (raw_datasets/README.md shows the layout)")
 
 
 def _listing(folder):

@@ -126,6 +126,22 @@ def whole(path):
         raise
 
 
+def create_map(path, dtype, shape):
+    """A new `.npy` file of this type and shape, mapped for writing; all its room on the disk is taken at once.
+
+    Raises UserError if there is not enough, which a map would else find out by being killed half-way.
+    """
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    try:
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, max(os.fstat(file.fileno()).st_size, 1))
+    except OSError as error:
+        Path(path).unlink()
+        raise UserError(f"{path}: no room for {array.nbytes / 1e9:.2f} GB ({error.strerror}): make room, "
+                        "then run the same command again") from None
+    return array
+
+
 def save_array(path, array):
     """Writes an array as a plain `.npy` file, whole or not at all."""
     with whole(path) as part, open(part, "wb") as file:

@@ -76,10 +76,12 @@ def _replacement(video, t, last, on_bad_frame):
     what = f"{where}: frame {t + 1} of {len(video)} cannot be decoded (damaged or cut short)"
     if on_bad_frame == "stop":
         raise UserError(f"{what}: replace it, or repeat the frame before it with --on_bad_frame repeat")
-    if last is None:
+    earlier = iter([last]) if video.is_file else (_decode_image(video.path / video.frames[k]) for k in range(t - 1, -1, -1))
+    before = next((frame for frame in earlier if frame is not None), None)
+    if before is None:
         raise UserError(f"{what}, and there is no frame before it to repeat: replace it")
     print(f"warning: {what}; the frame before it is repeated", file=sys.stderr)
-    return last
+    return before
 
 
 def size_of(video):
@@ -92,13 +94,13 @@ def size_of(video):
     raise UserError(f"{video.path}: none of its {len(video)} frames can be decoded")
 
 
-def load_flow(video, dataset_name, wanted, size, workers=0):
+def load_flow(video, wanted, size, workers=0):
     """Yields the flow of the frames `wanted` as (H, W, 2) float16 or float32 arrays.
 
     Raises UserError if a flow file is missing, damaged, not of the frames' size, or holds values that are not finite.
     """
     def read(t):
-        path = video.flow_file(dataset_name, t)
+        path = video.flow_file(t)
         if not path.is_file():
             raise UserError(f"{path}: no such flow file: run calc_optical_flow.py first (with the same --use_flow)")
         flow = load_array(path)

@@ -62,7 +62,7 @@ def difference(record, other):
 def is_done(path, record, outputs=()):
     """Whether the record in `path` is the wanted one and all outputs are there, and why (not)."""
     old = load(path)
-    if old is None or not all(map(os.path.exists, outputs)):
+    if old is None or not all(os.path.exists(Path(path).parent / name) for name in [*outputs, *old.get("models", ())]):
         return False, "not made yet"
     if old["id"] == record["id"]:
         return True, "done with the same settings and input"
@@ -95,6 +95,13 @@ def cubes_of(folder):
     return cubes, boxes
 
 
+def require_frames(dataset, boxes_made, path):
+    """Raises UserError if the frames are not those that the boxes were made from."""
+    if boxes_made["input"]["frames"] != frames_of(dataset):
+        raise UserError(f"{path}: the frames of {dataset.name} are not those that the boxes were made from (a video or frame "
+                        "was added, removed or replaced): run extract_bbox.py again")
+
+
 def sizes_of(boxes, boxes_made):
     """The frame size that belongs to each box: (N, 5) rows and the record of the boxes -> (N, 2) H, W."""
     firsts = [first for _, first, _ in boxes_made["videos"]]
@@ -107,9 +114,9 @@ def frames_of(dataset):
 
 
 def flow_of(dataset):
-    """Fingerprint of the chosen videos' optical flow, by its records. Raises UserError where there is none yet."""
-    folders = [v.flow_folder(dataset.name) for v in dataset.videos]
-    return digest([require(folder / "flow.json", "flow", f"flow files of {folder.name}")["id"] for folder in folders])
+    """How the chosen videos' flow was made, and its fingerprint. Raises UserError where there is none yet."""
+    made = [require(v.flow_folder / "flow.json", "flow", f"flow files of {v.name}") for v in dataset.videos]
+    return {**made[0]["settings"], "id": digest([one["id"] for one in made])}
 
 
 def _word(value):

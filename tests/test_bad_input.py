@@ -1,0 +1,211 @@
+"""Bad input: one line that names the file and the mend, exit code 2, no traceback, nothing overwritten."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SUITE, run_script
+from test_pipeline import SMALL, STAGES
+from trees import ucsd_tree
+
+NAME = ["--dataset_name", "UCSDped2"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Frames, flow, boxes and cubes of a small UCSD tree."""
+    root = tmp_path_factory.mktemp("made")
+    ucsd_tree(root, frames=8)
+    before = os.getcwd()
+    os.chdir(root)
+    for script in list(STAGES)[:3]:
+        run_script(script, *NAME, *STAGES[script])
+    os.chdir(before)
+    return root
+
+
+@pytest.fixture
+def tree(made, tmp_path, monkeypatch):
+    shutil.copytree(made, tmp_path / "tree")
+    monkeypatch.chdir(tmp_path / "tree")
+    return tmp_path / "tree"
+
+
+def refused(script, *words, names):
+    """Runs a script on bad input: it must end with 2, one line with all these words, and leave every file as it was."""
+    before = {p: p.read_bytes() for p in Path().rglob("*") if p.is_file() and p.name != ".lock"}
+    done = run_script(script, *words, rc=2)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    for name in names:
+        assert name in lines[0], f"{name!r} is not in: {lines[0]}"
+    after = {p: p.read_bytes() for p in Path().rglob("*") if p.is_file() and p.name != ".lock"}
+    assert {p: after.get(p) for p in before} == before
+    return lines[0]
+
+
+@pytest.mark.parametrize("script", STAGES)
+def test_no_dataset(tmp_path, monkeypatch, script):
+    monkeypatch.chdir(tmp_path)
+    names = {"calc_optical_flow.py": ["raw_datasets/UCSDped2", "raw_datasets/README.md"],
+             "extract_bbox.py": ["raw_datasets/UCSDped2", "raw_datasets/README.md"],
+             "extract_stc.py": ["data/UCSDped2/test/boxes.json", "extract_bbox.py"],
+             "train.py": ["data/UCSDped2/test/cubes.json", "extract_stc.py"],
+             "test.py": ["data/UCSDped2/test/cubes.json", "extract_stc.py"]}[script]
+    refused(script, *NAME, *STAGES[script], names=names)
+
+
+def test_unknown_dataset_and_settings(tree):
+    refused("train.py", "--dataset_name", "mine", names=["mine", "configs/mine.cfg", "layout"])
+    refused("train.py", "--dataset_name", "../mine", names=["../mine"])
+    refused("train.py", *NAME, "--config", "none.cfg", names=["none.cfg"])
+    refused("train.py", *NAME, "--epochs", "0", names=["--epochs", "1 or more"])
+    refused("train.py", *NAME, "--epochs", "ten", names=["--epochs", "int"])
+    refused("train.py", *NAME, "--device", "cuda:7", names=["cuda:7", "auto"])
+    refused("train.py", *NAME, "--device", "gpu", names=["gpu", "cuda:N"])
+    refused("train.py", *NAME, "--videos", "2-1", names=["2-1"])
+
+
+def test_no_frames(tree):
+    shutil.rmtree("raw_datasets/UCSDped2/Test/Test002")
+    os.mkdir("raw_datasets/UCSDped2/Test/Test002")
+    for script in list(STAGES)[:3]:
+        refused(script, *NAME, *STAGES[script], names=["Test002", "no frames"])
+
+
+def test_missing_flow_of_one_video(tree):
+    shutil.rmtree("optical_flow/UCSDped2/Test/Test002")
+    refused("extract_bbox.py", *NAME, *STAGES["extract_bbox.py"], names=["Test002", "calc_optical_flow.py"])
+
+
+@pytest.mark.parametrize("keep", [0, 900])
+def test_truncated_frame(tree, keep):
+    frame = Path("raw_datasets/UCSDped2/Test/Test002/004.tif")
+    frame.write_bytes(frame.read_bytes()[:keep])
+    shutil.rmtree("optical_flow/UCSDped2/Test/Test002")
+    words = [*NAME, "--flow_method", "dis"]
+    refused("calc_optical_flow.py", *words, names=["Test002/004.tif", "frame 4 of 8", "--on_bad_frame repeat"])
+    done = run_script("calc_optical_flow.py", *words, "--on_bad_frame", "repeat")
+    assert done.stderr.count("frame before it is repeated") == 1
+    assert len(list(Path("optical_flow/UCSDped2/Test/Test002").glob("*.npy"))) == 8
+
+
+def test_frame_of_another_size(tree):
+    import cv2
+    cv2.imwrite("raw_datasets/UCSDped2/Test/Test002/004.tif", np.zeros((50, 90, 3), np.uint8))
+    shutil.rmtree("optical_flow/UCSDped2/Test/Test002")
+    refused("calc_optical_flow.py", *NAME, "--flow_method", "dis", names=["004.tif", "50x90", "60x90"])
+
+
+@pytest.mark.parametrize("content, names", [
+    (np.zeros((60, 80, 2), np.float16), ["Test001/003.npy", "(60, 80, 2)"]),
+    (np.full((60, 90, 2), np.nan, np.float16), ["Test001/003.npy", "finite"]),
+    (b"\x93NUMPY", ["Test001/003.npy", "not a whole"]),
+    (np.array([None, "x"], object), ["Test001/003.npy", "not a whole plain"]),
+])
+def test_bad_flow_file(tree, content, names):
+    path = Path("optical_flow/UCSDped2/Test/Test001/003.npy")
+    path.write_bytes(content) if isinstance(content, bytes) else np.save(path, content, allow_pickle=True)
+    words = STAGES["extract_bbox.py"]
+    refused("extract_bbox.py", *NAME, *words, "--motion_thr", "0.5", names=names)
+
+
+def test_flow_made_otherwise_is_not_mixed_or_removed(tree):
+    refused("calc_optical_flow.py", *NAME, "--flow_method", "dis", "--flow_dtype", "float32",
+            names=["flow_dtype float16, now float32", "--flow_root_dir"])
+    os.unlink("optical_flow/UCSDped2/Test/Test001/flow.json")
+    refused("calc_optical_flow.py", *NAME, "--flow_method", "dis", names=["Test001", "without a record"])
+
+
+@pytest.mark.parametrize("boxes, names", [
+    (np.zeros((15, 2, 4)), ["boxes for 15 frames", "16"]),
+    (np.array([[16, 0, 0, 9, 9]], np.float32), ["frame 16", "0 to 15"]),
+    (np.array([[0, 0, 0, np.nan, 9]], np.float32), ["not finite", "frame 0"]),
+    (np.zeros((16, 3)), ["(16, 3)"]),
+    (np.zeros((16, 2, 4))[:, :, :3], ["frame 0", "(2, 3)"]),
+    (np.array(["a", "b"]), ["(2,)"]),
+])
+def test_bad_published_boxes(tree, boxes, names):
+    np.save("theirs.npy", boxes)
+    refused("extract_bbox.py", *NAME, "--boxes_from", "theirs.npy", names=["theirs.npy", *names])
+
+
+def test_boxes_outside_the_image_are_dropped_with_a_count(tree):
+    rows = np.array([[0, -5, -5, 20, 20], [0, 95, 10, 120, 30], [1, 30, 30, 20, 40], [1, 10, 10, 10, 20], [1, 1, 1, 9, 9]])
+    np.save("theirs.npy", rows)
+    done = run_script("extract_bbox.py", *NAME, "--boxes_from", "theirs.npy")
+    assert "3 boxes dropped" in done.stdout
+    np.testing.assert_array_equal(np.load("data/UCSDped2/test/bboxes.npy"), rows[[0, 4]])
+    np.save("theirs.npy", rows[1:4])
+    refused("extract_bbox.py", *NAME, "--boxes_from", "theirs.npy", names=["no box", "--boxes_from"])
+
+
+def test_stale_and_foreign_input(tree):
+    run_script("train.py", *NAME, *SMALL)
+    run_script("test.py", *NAME)
+    run_script("extract_bbox.py", *NAME, "--detector", "none", "--min_area", "160")
+    for script in ("train.py", "test.py"):
+        refused(script, *NAME, *SMALL, names=["other boxes", "extract_stc.py"])
+    run_script("extract_stc.py", *NAME)
+    refused("test.py", *NAME, names=["other cubes", "train.py"])
+    refused("train.py", *NAME, *SMALL, "--use_flow", "true", names=["no flow cubes", "extract_stc.py --use_flow true"])
+    shutil.copytree("raw_datasets/UCSDped2/Test/Test001", "raw_datasets/UCSDped2/Test/Test003")
+    refused("extract_stc.py", *NAME, names=["frames of UCSDped2", "extract_bbox.py"])
+
+
+@pytest.mark.parametrize("damage, names", [
+    (lambda p: p.write_bytes(p.read_bytes()[:500]), ["model_0_0.pt", "not a whole, safe torch file"]),
+    (lambda p: p.unlink(), ["model_0_0.pt", "no such file"]),
+    (lambda p: torch.save({**torch.load(p), "id": "other"}, p), ["model_0_0.pt", "another training"]),
+    (lambda p: torch.save(torch.load(p) | {"model": {}}, p), ["model_0_0.pt", "no weights"]),
+])
+def test_bad_models(tree, damage, names):
+    run_script("train.py", *NAME, *SMALL)
+    damage(Path("data/UCSDped2/test/model_0_0.pt"))
+    refused("test.py", *NAME, names=names)
+
+
+def test_official_model_without_its_scores(tree, golden):
+    shutil.copy(golden("official_model/UCSDped2_model.npy"), "UCSDped2_model.npy")
+    refused("test.py", *NAME, "--model", "UCSDped2_model.npy", names=["UCSDped2_raw_training_scores.npy"])
+    refused("test.py", *NAME, "--model", "nowhere", names=["nowhere"])
+
+
+@pytest.mark.parametrize("spoil, names", [
+    (lambda root: next(root.glob("Test/Test002_gt/*.bmp")).unlink(), ["Test002", "8 frames", "7 labels"]),
+    (lambda root: shutil.rmtree(root / "Test/Test002_gt"), ["Test002", "no masks"]),
+    (lambda root: (root / "Test/Test002_gt/003.bmp").write_bytes(b"BM"), ["Test002_gt/003.bmp", "decoded"]),
+])
+def test_bad_labels(tree, spoil, names):
+    run_script("train.py", *NAME, *SMALL)
+    spoil(Path("raw_datasets/UCSDped2"))
+    refused("test.py", *NAME, names=names)
+
+
+def test_missing_weights_name_the_command_that_fetches_them(tree, monkeypatch):
+    shutil.rmtree("optical_flow")
+    for script, names in (("calc_optical_flow.py", ["FlowNet2_checkpoint.pth.tar", "download_weights flownet2"]),
+                          ("extract_bbox.py", ["yolov3", "download_weights yolov3"])):
+        if not (SUITE / "FlowNet2_src" / "pretrained").is_dir() and not (SUITE / "fore_det/obj_det_checkpoints").is_dir():
+            refused(script, *NAME, names=names)
+    refused("extract_bbox.py", *NAME, "--detector", "mmdet:a.py:b.pth", names=["a.py"])
+    refused("extract_bbox.py", *NAME, "--detector", "yolov9", names=["yolov9", "yolov3"])
+
+
+def test_a_second_process_on_the_same_folder_stops(tree):
+    import fcntl
+    with open("data/UCSDped2/test/.lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        refused("train.py", *NAME, *SMALL, names=["data/UCSDped2/test", "another process"])
+
+
+def test_as_a_real_process(tree):
+    done = subprocess.run([sys.executable, str(SUITE / "train.py"), "--dataset_name", "nothing"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: dataset nothing") and done.stderr.count("\n") == 1
+    shown = subprocess.run([sys.executable, str(SUITE / "train.py"), "--help"], capture_output=True, text=True)
+    assert shown.returncode == 0 and "l1 = mean + std" in shown.stdout and "--shrink_rate" in shown.stdout

@@ -1,0 +1,290 @@
+"""Whole pipelines through the command line, on small generated trees of the official shapes."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import SUITE, run_script
+from trees import avenue_tree, shanghaitech_tree, ucsd_tree
+
+from utils import datasets
+from utils.labels import read_labels
+
+SMALL = ["--num_feature_root", "4", "--epochs", "2", "--warmup_epoch", "1", "--batch_size", "32", "--device", "cpu"]
+STAGES = {"calc_optical_flow.py": ["--flow_method", "dis"], "extract_bbox.py": ["--detector", "none", "--min_area", "100"],
+          "extract_stc.py": [], "train.py": SMALL, "test.py": []}
+
+
+def all_stages(name, mode, *common, train=(), test=()):
+    """The five commands, typed in order."""
+    more = {"train.py": train, "test.py": test}
+    for script, words in STAGES.items():
+        done = run_script(script, "--dataset_name", name, "--mode", mode, *words, *common, *more.get(script, ()))
+    return done
+
+
+def outcome(name, mode):
+    return json.loads(open(f"results/{name}/{mode}/metrics.json").read())
+
+
+@pytest.fixture(scope="module")
+def ped2(tmp_path_factory):
+    """A finished pipeline on a UCSD tree: other tests look at copies of it."""
+    root = tmp_path_factory.mktemp("ped2")
+    ucsd_tree(root)
+    before = os.getcwd()
+    os.chdir(root)
+    all_stages("UCSDped2", "test", train=["--score_every", "1"])
+    os.chdir(before)
+    return root
+
+
+@pytest.fixture
+def copy(ped2, tmp_path, monkeypatch):
+    shutil.copytree(ped2, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_what_the_five_commands_write(copy):
+    boxes = np.load("data/UCSDped2/test/bboxes.npy")
+    cubes = np.load("data/UCSDped2/test/stc_raw.npy")
+    scores = np.load("results/UCSDped2/test/box_scores.npy")
+    assert boxes.shape[1] == 5 and boxes.dtype == np.float32 and (np.diff(boxes[:, 0]) >= 0).all()
+    assert cubes.shape == (len(boxes), 15, 32, 32) and cubes.dtype == np.uint8
+    assert scores.shape == (len(boxes),) and scores.dtype == np.float32
+    flow = np.load("optical_flow/UCSDped2/Test/Test001/001.npy")
+    assert flow.shape == (60, 90, 2) and flow.dtype == np.float16
+    found = outcome("UCSDped2", "test")
+    assert found["frames"] == 28 and found["abnormal_frames"] == 14 and found["cubes"] == len(boxes)
+    assert 0 <= found["auroc"] <= 1 and found["seed"] == 0 and found["settings"]["sp_mode"] == "mixture"
+    assert found["labels"] == "pixel masks Test/*_gt"
+    results = np.load("results/UCSDped2/test/frame_results.npz")
+    assert set(results) == {
+        "preds", "truth", "fpr", "tpr", "roc_thresholds", "roc_auc", "precision_norm", "recall_norm", "pr_thresholds_norm",
+        "pr_auc_norm", "precision_anom", "recall_anom", "pr_thresholds_anom", "pr_auc_anom"}
+    assert results["roc_auc"] == pytest.approx(found["auroc"])
+    for name in ("roc.png", "scores.png", "cubes.png"):
+        assert cv2.imread(f"results/UCSDped2/test/{name}").std() > 1
+    log = list(csv.DictReader(open("data/UCSDped2/test/training_log.csv")))
+    assert [row["epoch"] for row in log] == ["1", "2"] and float(log[0]["weight_1"]) == 1 > float(log[1]["weight_1"])
+    kept = np.load("data/UCSDped2/test/epoch_scores.npy")
+    trained = torch.load("data/UCSDped2/test/model_0_0.pt", weights_only=True)
+    assert kept.shape == (2, len(boxes), 1)
+    np.testing.assert_array_equal(kept[1], trained["scores"])
+    assert not [p for p in copy.rglob("*.part*")] + [p for p in copy.rglob("*.resume.pt")]
+
+
+def test_the_first_frame_has_no_motion_and_the_last_one_looks_back(copy):
+    run_script("calc_optical_flow.py", "--dataset_name", "UCSDped2", "--flow_method", "dis")
+    folder = "optical_flow/UCSDped2/Test/Test001"
+    assert np.abs(np.load(f"{folder}/001.npy")).max() < 0.1
+    np.testing.assert_array_equal(np.load(f"{folder}/014.npy"), np.load(f"{folder}/013.npy"))
+
+
+def test_everything_is_skipped_the_second_time_and_redone_when_asked_otherwise(copy):
+    before = {p: p.stat().st_mtime_ns for p in copy.rglob("*") if p.is_file() and p.name not in (".lock", "flow.json")}
+    all_stages("UCSDped2", "test", train=["--score_every", "1"])
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+    done = run_script("extract_bbox.py", "--dataset_name", "UCSDped2", "--detector", "none", "--min_area", "150")
+    assert "min_area 100, now 150" in done.stdout
+    stale = run_script("train.py", "--dataset_name", "UCSDped2", *SMALL, rc=2)
+    assert "made from other boxes" in stale.stderr and "extract_stc.py" in stale.stderr
+
+
+def test_two_runs_give_the_same_bytes(copy):
+    first = open("results/UCSDped2/test/box_scores.npy", "rb").read()
+    shutil.rmtree("data")
+    shutil.rmtree("results")
+    all_stages("UCSDped2", "test", train=["--score_every", "1"])
+    assert open("results/UCSDped2/test/box_scores.npy", "rb").read() == first
+    run_script("train.py", "--dataset_name", "UCSDped2", *SMALL, "--seed", "1")
+    run_script("test.py", "--dataset_name", "UCSDped2")
+    assert open("results/UCSDped2/test/box_scores.npy", "rb").read() != first
+    assert outcome("UCSDped2", "test")["seed"] == 1
+
+
+def test_a_killed_training_goes_on_and_ends_in_the_same_bytes(copy):
+    words = [*SMALL, "--epochs", "6", "--score_every", "2"]
+    run_script("train.py", "--dataset_name", "UCSDped2", *words)
+    whole = torch.load("data/UCSDped2/test/model_0_0.pt", weights_only=True)
+    kept = np.load("data/UCSDped2/test/epoch_scores.npy")
+    for path in ("model_0_0.pt", "train.json", "epoch_scores.npy"):
+        os.unlink(f"data/UCSDped2/test/{path}")
+    process = subprocess.Popen([sys.executable, str(SUITE / "train.py"), "--dataset_name", "UCSDped2", *words],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not os.path.exists("data/UCSDped2/test/model_0_0.resume.pt") and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not os.path.exists("data/UCSDped2/test/train.json")
+    refused = run_script("test.py", "--dataset_name", "UCSDped2", rc=2)
+    assert "not finished" in refused.stderr
+    done = run_script("train.py", "--dataset_name", "UCSDped2", *words)
+    assert "going on after epoch" in done.stdout
+    again = torch.load("data/UCSDped2/test/model_0_0.pt", weights_only=True)
+    assert all(torch.equal(whole["model"][key], again["model"][key]) for key in whole["model"])
+    np.testing.assert_array_equal(kept, np.load("data/UCSDped2/test/epoch_scores.npy"))
+    assert not os.path.exists("data/UCSDped2/test/model_0_0.resume.pt")
+
+
+@pytest.mark.parametrize("script, output, words", [
+    ("extract_bbox.py", "bboxes.npy", STAGES["extract_bbox.py"]), ("extract_stc.py", "stc_raw.npy", [])])
+def test_an_interrupted_extraction_goes_on_with_the_next_video(copy, monkeypatch, script, output, words):
+    whole = open(f"data/UCSDped2/test/{output}", "rb").read()
+    for path in (output, "boxes.json" if output == "bboxes.npy" else "cubes.json"):
+        os.unlink(f"data/UCSDped2/test/{path}")
+    from utils import frames
+    reader = "load_flow" if output == "bboxes.npy" else "load"
+    real = getattr(frames, reader)
+
+    def stop_at_the_second(video, *rest):
+        if video.name == "Test002":
+            raise KeyboardInterrupt
+        return real(video, *rest)
+
+    monkeypatch.setattr(frames, reader, stop_at_the_second)
+    done = run_script(script, "--dataset_name", "UCSDped2", *words, rc=130)
+    assert "goes on from here" in done.stderr and not os.path.exists(f"data/UCSDped2/test/{output}")
+    seen = []
+    monkeypatch.setattr(frames, reader, lambda video, *rest: seen.append(video.name) or real(video, *rest))
+    run_script(script, "--dataset_name", "UCSDped2", *words)
+    assert seen == ["Test002"]
+    assert open(f"data/UCSDped2/test/{output}", "rb").read() == whole
+
+
+def test_blocks_motion_enhancement_and_frame_ranges(tmp_path, monkeypatch):
+    """Ped1: 4x1 blocks, labels from UCSDped1.m, with use_flow."""
+    monkeypatch.chdir(tmp_path)
+    ucsd_tree(tmp_path, "UCSDped1", ranges=True, frames=12)
+    all_stages("UCSDped1", "test", "--use_flow", "true", train=["--shrink_rate", "0.5"])
+    boxes = np.load("data/UCSDped1/test/bboxes.npy")
+    rows = np.unique(np.clip((boxes[:, 2] + boxes[:, 4]) / 2 // 15, 0, 3).astype(int))
+    assert sorted(p.name for p in (tmp_path / "data/UCSDped1/test").glob("model_*.pt")) == [f"model_{r}_0.pt" for r in rows]
+    assert np.load("data/UCSDped1/test/stc_of.npy").shape == (len(boxes), 10, 32, 32)
+    found = outcome("UCSDped1", "test")
+    assert found["labels"] == "frame ranges Test/UCSDped1.m" and found["abnormal_frames"] == 12
+    assert found["settings"]["use_flow"] and len(rows) > 1
+
+
+
+def test_merge_counts_training_frames_as_normal_and_train_serves_the_one_class_protocol(copy):
+    all_stages("UCSDped2", "merge")
+    found = outcome("UCSDped2", "merge")
+    assert found["frames"] == 42 and found["abnormal_frames"] == 14
+    assert found["videos"][0] == ["Train001", 0, 14] and not np.load("results/UCSDped2/merge/labels.npy")[:14].any()
+    for script, words in list(STAGES.items())[:-1]:
+        run_script(script, "--dataset_name", "UCSDped2", "--mode", "train", *words)
+    run_script("test.py", "--dataset_name", "UCSDped2", "--mode", "test", "--model", "data/UCSDped2/train")
+    assert outcome("UCSDped2", "test")["model"] == "data/UCSDped2/train"
+
+
+@pytest.mark.parametrize("as_avi", [False, True])
+def test_avenue(tmp_path, monkeypatch, as_avi):
+    monkeypatch.chdir(tmp_path)
+    avenue_tree(tmp_path, as_avi=as_avi)
+    done = all_stages("avenue", "merge")
+    assert "known to have 21 testing videos" in done.stdout
+    found = outcome("avenue", "merge")
+    assert found["frames"] == 42 and found["abnormal_frames"] == 14 and found["auroc"] is not None
+    assert found["labels"].endswith("*.mat")
+
+
+@pytest.mark.parametrize("distributed", [False, True])
+def test_shanghaitech(tmp_path, monkeypatch, distributed):
+    monkeypatch.chdir(tmp_path)
+    shanghaitech_tree(tmp_path, distributed=distributed)
+    all_stages("ShanghaiTech", "merge" if distributed else "test")
+    found = outcome("ShanghaiTech", "merge" if distributed else "test")
+    names = [name for name, _, _ in found["videos"]]
+    assert names == (["01_001", "01_0015", "02_0014"] if distributed else ["02_0014", "01_0015"])
+    assert found["abnormal_frames"] == 14 and found["settings"]["window_size"] == 10
+
+
+def test_trials_take_part_of_the_frames_with_one_meaning_in_all_stages(copy):
+    some = ["--videos", "2", "--limit_frames", "9", "--frame_step", "3"]
+    all_stages("UCSDped2", "test", *some)
+    boxes = np.load("data/UCSDped2/test/bboxes.npy")
+    assert set(boxes[:, 0]) <= {14, 17, 20}
+    assert outcome("UCSDped2", "test")["frames"] == 3 == len(np.load("results/UCSDped2/test/frame_scores.npy"))
+    other = run_script("test.py", "--dataset_name", "UCSDped2", "--videos", "2", "--limit_frames", "9", rc=2)
+    assert "frame_step 3, now 1" in other.stderr
+
+
+def test_windows_of_a_trial_reach_the_true_neighbours(copy):
+    whole = np.load("data/UCSDped2/test/stc_raw.npy")
+    frame = np.load("data/UCSDped2/test/bboxes.npy")[:, 0]
+    for script in ("extract_bbox.py", "extract_stc.py"):
+        run_script(script, "--dataset_name", "UCSDped2", *STAGES[script], "--frame_step", "5")
+    np.testing.assert_array_equal(np.load("data/UCSDped2/test/stc_raw.npy"), whole[np.isin(frame % 14, (0, 5, 10))])
+
+
+def test_boxes_of_others_and_the_official_model(copy, golden):
+    boxes = np.load("data/UCSDped2/test/bboxes.npy")
+    per_frame = np.empty(28, object)
+    per_frame[:] = [boxes[boxes[:, 0] == i, 1:] for i in range(28)]
+    np.save("theirs.npy", per_frame, allow_pickle=True)
+    run_script("extract_bbox.py", "--dataset_name", "UCSDped2", "--boxes_from", "theirs.npy")
+    np.testing.assert_array_equal(np.load("data/UCSDped2/test/bboxes.npy"), boxes)
+    run_script("extract_stc.py", "--dataset_name", "UCSDped2")
+    for name in ("UCSDped2", "UCSDped1"):
+        model = golden(f"official_model/{name}_model.npy")
+        run_script("test.py", "--dataset_name", "UCSDped2", "--model", model)
+        assert outcome("UCSDped2", "test")["model"].endswith(f"{name}_model.npy")
+        assert np.isfinite(np.load("results/UCSDped2/test/box_scores.npy")).all()
+
+
+def test_a_block_without_a_model_scores_20(copy):
+    run_script("train.py", "--dataset_name", "UCSDped2", *SMALL, "--h_block", "2")
+    record = json.loads(open("data/UCSDped2/test/train.json").read())
+    shutil.copytree("data/UCSDped2/test", "half")
+    record["models"] = ["model_0_0.pt"]
+    open("half/train.json", "w").write(json.dumps(record))
+    done = run_script("test.py", "--dataset_name", "UCSDped2", "--model", "half")
+    assert "no model" in done.stdout
+    boxes, scores = np.load("data/UCSDped2/test/bboxes.npy"), np.load("results/UCSDped2/test/box_scores.npy")
+    lower = (boxes[:, 2] + boxes[:, 4]) / 2 >= 30
+    assert (scores[lower] == 20).all() and (scores[~lower] < 20).all()
+
+
+def test_without_labels_there_are_scores_and_no_auroc(copy):
+    for folder in copy.glob("raw_datasets/UCSDped2/Test/*_gt"):
+        shutil.rmtree(folder)
+    done = run_script("test.py", "--dataset_name", "UCSDped2")
+    assert "no AUROC: there are no labels" in done.stdout
+    found = outcome("UCSDped2", "test")
+    assert found["auroc"] is None and "no labels" in found["labels"]
+    assert os.path.exists("results/UCSDped2/test/scores.png")
+    assert not os.path.exists("results/UCSDped2/test/labels.npy")
+
+
+@pytest.mark.parametrize("tree, name", [(ucsd_tree, "UCSDped2"), (avenue_tree, "avenue"), (shanghaitech_tree, "ShanghaiTech")])
+def test_labels_are_matched_by_name(tmp_path, monkeypatch, tree, name):
+    monkeypatch.chdir(tmp_path)
+    base = tree(tmp_path)
+    dataset = datasets.find(name, "test", datasets.DATASETS[name]["layout"])
+    labels, _ = read_labels(dataset, [(60, 90)] * 2)
+    assert labels.tolist() == ([False] * 7 + [True] * 7) * 2
+    last = sorted([*base.rglob("Test002_gt/*.bmp"), *base.rglob("2_label.mat"), *base.rglob("01_0015.npy")])[-1]
+    last.unlink()
+    with pytest.raises(Exception, match="Test002|2_label|01_0015"):
+        read_labels(dataset, [(60, 90)] * 2)
+
+
+def test_run_pipeline_skips_what_is_done_and_passes_exit_codes_on(copy):
+    command = [sys.executable, str(SUITE / "run_pipeline.py"), "--dataset_name", "UCSDped2"]
+    words = [*STAGES["calc_optical_flow.py"], *STAGES["extract_bbox.py"], *SMALL, "--score_every", "1"]
+    done = subprocess.run([*command, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done with the same settings and input") == 4 and "frame AUROC" in done.stdout
+    failed = subprocess.run([*command, "--videos", "9"], capture_output=True, text=True)
+    assert failed.returncode == 2 and "there is no video 9" in failed.stderr and "Traceback" not in failed.stderr

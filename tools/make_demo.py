@@ -135,7 +135,7 @@ def cart(rng):
 
 
 # Of each anomaly: the figure, its height in heights of a walker, its speed in those heights per frame.
-KINDS = {"cyclist": (cyclist, 1.0, 0.15), "cart": (cart, 0.9, 0.09), "against": (walker, 1.0, -0.1)}
+KINDS = {"cyclist": (cyclist, 1.0, 0.14), "cart": (cart, 0.9, 0.07), "against": (walker, 1.0, -0.1)}
 
 
 def background(rng, size):
@@ -197,9 +197,9 @@ def draw_video(rng, scene, frames, kind=None):
     cast, first = [], rng.uniform(0, width)
     for i, y in enumerate(height * (np.linspace(0.5, 1, PARTIES) + rng.uniform(-0.03, 0.03, PARTIES))):
         size = tall(y) * rng.uniform(0.88, 1.12)
-        speed = max(1.2, 0.055 * size * rng.uniform(0.9, 1.15)) * (rng.uniform(1.4, 1.9) if rng.random() < 0.2 else 1)
+        speed = max(0.7, 0.033 * size * rng.uniform(0.9, 1.15)) * (rng.uniform(1.6, 2.4) if rng.random() < 0.2 else 1)
         x = first + (2 * i / PARTIES + rng.uniform(0, 0.08)) * width  # neighbours in depth start far apart
-        for friend in range(1 + (rng.random() < 0.3)):  # alone or in pairs
+        for friend in range(1 + (rng.random() < 0.2)):  # alone or in pairs
             cast.append(Actor(rng, walker, size * (1 - 0.1 * friend), y - friend, speed, width, x + 0.4 * friend * size))
     odd = None
     if kind:

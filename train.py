@@ -19,8 +19,6 @@ writes  data/D/MODE/model_ROW_COL.pt    one per block that has cubes: weights, s
 Every epoch is saved (model_ROW_COL.resume.pt): a stopped run goes on with the next one and ends in the same weights.
 """
 
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +29,7 @@ from models.spr import self_paced_weights, weighted_loss
 from utils import files, record
 from utils.config import parse_config
 from utils.cubes import Cubes, score
+from utils.errors import UserError
 from utils.run import Clock, device_of, locked, precision_of, progress, run
 from utils.stc import block_of
 
@@ -78,7 +77,7 @@ def train(cfg, folder, cubes, block, wanted):
     (folder / "epoch_scores.npy").unlink(missing_ok=True)
     if len(kept):
         files.save_array(folder / "epoch_scores.npy", kept)
-    write_log(folder / "training_log.csv", logs)
+    files.save_csv(folder / "training_log.csv", logs)
     record.save(folder / "train.json", wanted, seconds, models=names)
     print(f"wrote {', '.join(names)} in {folder}: {seconds:,.0f} s")
 
@@ -105,6 +104,9 @@ def train_block(cfg, path, cubes, rows, place, wanted):
             order = np.random.default_rng(block_seed(cfg.seed, place, 1 + epoch)).permutation(rows)
             batches = (cubes.batch(order[i:i + cfg.batch_size]) for i in range(0, len(order), cfg.batch_size))
             stats, step = train_epoch(model, optimizer, batches, epoch, step, autocast, cfg, bar.update)
+            if not np.isfinite(stats["loss"]):
+                raise UserError(f"{path}: the loss is {stats['loss']} in epoch {epoch + 1}: lower --lr, or take "
+                                f"--precision fp32; the epochs before are kept in {resume}")
             if cfg.score_every and (epoch + 1) % cfg.score_every == 0:
                 kept.append(torch.from_numpy(score(model, cubes, rows, cfg.batch_size, autocast)))  # (n, 1 or 2)
             log.append({"row": place[0], "column": place[1], "epoch": epoch + 1, **stats, "seconds": clock()})
@@ -114,7 +116,8 @@ def train_block(cfg, path, cubes, rows, place, wanted):
                        "model": model.state_dict(), "optimizer": optimizer.state_dict()}
             if epoch + 1 < cfg.epochs:
                 files.save_torch(resume, content)
-    scores = score(model, cubes, rows, cfg.batch_size, autocast)  # (n, 1 or 2)
+    scored = cfg.score_every and cfg.epochs % cfg.score_every == 0
+    scores = kept[-1].numpy() if scored else score(model, cubes, rows, cfg.batch_size, autocast)  # (n, 1 or 2)
     content |= {"scores": torch.from_numpy(scores), "score_mean": scores.mean(axis=0, dtype=np.float64).tolist(),
                 "score_std": scores.std(axis=0, dtype=np.float64).tolist(), "seconds": clock()}
     files.save_torch(path, content)
@@ -164,16 +167,6 @@ def describe(entry):
     between = 1 - entry["weight_1"] - entry["weight_0"]
     return (f"loss {entry['loss']:.6f}, mean score {entry['score']:.2f}, weights 1/between/0: "
             f"{entry['weight_1']:.1%} / {between:.1%} / {entry['weight_0']:.1%}, {entry['seconds']:,.0f} s")
-
-
-def write_log(path, entries):
-    """The epochs of all blocks as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, entries[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(entries)
-    with files.whole(path) as part:
-        part.write_text(text.getvalue())
 
 
 if __name__ == "__main__":

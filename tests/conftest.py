@@ -36,7 +36,7 @@ def run_script(script, *words, rc=0):
     """
     out, err, code, argv = io.StringIO(), io.StringIO(), 0, sys.argv
     sys.argv = [script, *map(str, words)]
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             if script.startswith("tools."):
@@ -47,7 +47,8 @@ def run_script(script, *words, rc=0):
             code = stop.code or 0
         finally:
             sys.argv = argv
-            signal.signal(signal.SIGTERM, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
     done = SimpleNamespace(stdout=out.getvalue(), stderr=err.getvalue(), returncode=code)
     assert code == rc, f"{script} ended with {code}\n{done.stdout}\n{done.stderr}"
     return done

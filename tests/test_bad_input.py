@@ -205,7 +205,8 @@ def test_a_second_process_on_the_same_folder_stops(tree):
 
 
 def test_as_a_real_process(tree):
-    done = subprocess.run([sys.executable, str(SUITE / "train.py"), "--dataset_name", "nothing"], capture_output=True, text=True)
+    train = [sys.executable, str(SUITE / "train.py")]
+    done = subprocess.run([*train, "--dataset_name", "nothing"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: dataset nothing") and done.stderr.count("\n") == 1
-    shown = subprocess.run([sys.executable, str(SUITE / "train.py"), "--help"], capture_output=True, text=True)
+    shown = subprocess.run([*train, "--help"], capture_output=True, text=True)
     assert shown.returncode == 0 and "l1 = mean + std" in shown.stdout and "--shrink_rate" in shown.stdout

@@ -84,6 +84,18 @@ def test_what_the_five_commands_write(copy):
     assert not [p for p in copy.rglob("*.part*")] + [p for p in copy.rglob("*.resume.pt")]
 
 
+def test_figures_from_saved_scores(copy):
+    found = outcome("UCSDped2", "test")
+    done = run_script("tools.evaluate", "UCSDped2", "test")
+    assert f"10   {found['auroc']:8.2%}" in done.stdout and f" 1   {found['auroc_unsmoothed']:8.2%}" in done.stdout
+    run_script("tools.evaluate", "UCSDped2", "test", "--training")
+    rows = list(csv.DictReader(open("results/UCSDped2/test/epochs.csv")))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[1]["auroc_smoothing_10"]) == pytest.approx(found["auroc"], abs=1e-6)
+    os.unlink("data/UCSDped2/test/epoch_scores.npy")
+    assert "--score_every" in run_script("tools.evaluate", "UCSDped2", "test", "--training", rc=2).stderr
+
+
 def test_the_first_frame_has_no_motion_and_the_last_one_looks_back(copy):
     run_script("calc_optical_flow.py", "--dataset_name", "UCSDped2", "--flow_method", "dis")
     folder = "optical_flow/UCSDped2/Test/Test001"

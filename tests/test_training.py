@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from models.cae import ReconCAE
+from models.checkpoint import load_models
 from models.spr import self_paced_weights
 from train import train_epoch
 
@@ -40,6 +41,18 @@ def test_forward(forward):
         raw_out, flow_out = official(forward, True)(forward.raw)
     np.testing.assert_allclose(raw_out, forward.data["out_raw"], atol=1e-5)
     np.testing.assert_allclose(flow_out, forward.data["out_flow"], atol=1e-5)
+
+
+def test_official_model_files(golden, forward):
+    """Written by old torch on a GPU and old numpy; the 1x1 file holds the network of the forward test."""
+    models = load_models(golden("official_model/UCSDped2_model.npy"))
+    assert models.grid == (1, 1) and list(models.blocks) == [0]
+    with torch.no_grad():
+        out = models.blocks[0].model(forward.raw)[0]
+    np.testing.assert_allclose(out, forward.data["out_raw"], atol=1e-5)
+    assert models.blocks[0].std[0] == pytest.approx(models.blocks[0].scores.std())
+    blocks = load_models(golden("official_model/UCSDped1_model.npy"))
+    assert blocks.grid == (4, 1) and [len(b.scores) for b in blocks.blocks.values()] == [8, 8, 7, 7]
 
 
 def test_self_paced_weights(golden):

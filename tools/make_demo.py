@@ -22,7 +22,7 @@ import numpy as np
 from utils.errors import UserError
 from utils.run import progress, run
 
-SIZE = (120, 180)    # height, width of a frame in px
+SIZE = (120, 160)    # height, width of a frame in px
 CANVAS = (100, 160)  # height, width in px in which a figure is drawn before it is shrunk to its size in the scene
 GROUND = 96          # row of the canvas on which figures stand
 PHASES = 12          # pictures of one cycle of steps, or of one turn of the wheels
@@ -30,7 +30,7 @@ PARTIES = 5          # walkers or pairs of walkers in a video
 NOISE = 2            # standard deviation of the sensor's noise, in grey levels
 SKIN = (0.62, 0.78, 1.0)
 TYRE, SPOKE, GLASS = (25, 25, 25, 255), (230, 230, 230, 255), (200, 190, 170, 255)
-PLAN = ("cyclist", None, "cart", "against", None, "cyclist")  # the testing videos' anomalies, over and over
+PLAN = ("cyclist", None, "cart", None, "against", "cyclist", None, "cart", None, "cyclist")  # the testing videos' anomalies, over and over
 
 
 def cloth(rng, contrast, width):
@@ -135,7 +135,7 @@ def cart(rng):
 
 
 # Of each anomaly: the figure, its height in heights of a walker, its speed in those heights per frame.
-KINDS = {"cyclist": (cyclist, 1.0, 0.14), "cart": (cart, 0.9, 0.07), "against": (walker, 1.0, -0.1)}
+KINDS = {"cyclist": (cyclist, 1.0, 0.145), "cart": (cart, 0.9, 0.105), "against": (walker, 1.0, -0.105)}
 
 
 def background(rng, size):
@@ -197,15 +197,15 @@ def draw_video(rng, scene, frames, kind=None):
     cast, first = [], rng.uniform(0, width)
     for i, y in enumerate(height * (np.linspace(0.5, 1, PARTIES) + rng.uniform(-0.03, 0.03, PARTIES))):
         size = tall(y) * rng.uniform(0.88, 1.12)
-        speed = max(0.7, 0.033 * size * rng.uniform(0.9, 1.15)) * (rng.uniform(1.6, 2.4) if rng.random() < 0.2 else 1)
+        speed = max(0.7, 0.033 * size * rng.uniform(0.9, 1.15)) * (rng.uniform(1.8, 2.8) if rng.random() < 0.25 else 1)
         x = first + (2 * i / PARTIES + rng.uniform(0, 0.08)) * width  # neighbours in depth start far apart
         for friend in range(1 + (rng.random() < 0.2)):  # alone or in pairs
             cast.append(Actor(rng, walker, size * (1 - 0.1 * friend), y - friend, speed, width, x + 0.4 * friend * size))
     odd = None
     if kind:
         figure, scale, pace = KINDS[kind]
-        y = rng.uniform(0.62, 0.84) * height
-        odd = Actor(rng, figure, scale * tall(y), y, pace * tall(y), width, start=rng.uniform(0.42, 0.62) * frames)
+        y = rng.uniform(0.66, 0.84) * height
+        odd = Actor(rng, figure, scale * tall(y), y, pace * tall(y), width, start=rng.uniform(0.1, 0.25) * frames)
         cast.append(odd)
     cast.sort(key=lambda actor: actor.y)  # the far ones are painted first
     swing, phase = rng.uniform(0.02, 0.06), rng.uniform(0, 2 * np.pi)

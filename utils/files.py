@@ -5,6 +5,7 @@ Nothing here ever runs code that a file brings along: plain arrays are read with
 """
 
 import contextlib
+import csv
 import json
 import os
 import pickle
@@ -152,6 +153,14 @@ def save_json(path, content):
     """Writes a JSON file, whole or not at all."""
     with whole(path) as part:
         part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def save_csv(path, rows):
+    """Writes a list of dicts with the same keys as CSV, whole or not at all."""
+    with whole(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def save_torch(path, content):

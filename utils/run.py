@@ -19,10 +19,14 @@ PACKAGES = ("torch", "torchvision", "numpy", "opencv-contrib-python", "scikit-le
 
 def run(main):
     """Runs a script's main and exits: 0 when done, 2 with one line for a UserError, 130 or 143 when told to stop."""
-    def stop(*_):
-        raise SystemExit(128 + signal.SIGTERM)
+    told = []
 
-    signal.signal(signal.SIGTERM, stop)
+    def stop(number, _):
+        told.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     try:
         main()
     except UserError as error:
@@ -30,7 +34,7 @@ def run(main):
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(128 + (told or [signal.SIGINT])[0])
     except BrokenPipeError:  # the reader of our output has gone
         sys.stderr.close()
         sys.exit(1)

@@ -11,36 +11,31 @@ writes  optical_flow/D/<path of the frame>/<frame>.npy      (H, W, 2) float16: u
 Files depend on the video alone and serve all modes. A stopped run goes on where it was: done frames are skipped.
 """
 
-import threading
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from utils import datasets, files, frames, record
-from utils.config import SUITE, parse_config, parse_videos
+from FlowNet2_src.methods import METHODS, stamp, weights_file
+from utils import files, frames, record
+from utils.config import dataset_of, parse_config
 from utils.datasets import window
 from utils.errors import UserError
-from utils.run import Clock, device_of, locked, progress, run, workers
-
-WIDTH, HEIGHT = 512, 384
-FLOWNET2_WEIGHTS = SUITE / "FlowNet2_src" / "pretrained" / "FlowNet2_checkpoint.pth.tar"
+from utils.run import Clock, locked, progress, run, workers
 
 
 def main():
     cfg = parse_config(__doc__, stages=("flow",))
-    dataset = datasets.find(cfg.dataset_name, cfg.mode, cfg.layout,
-                            parse_videos(cfg.videos), cfg.limit_frames, cfg.frame_step, cfg.flow_root_dir)
-    print(*dataset.notes, sep="\n", end="\n" * bool(dataset.notes))
+    dataset = dataset_of(cfg)
     method, clock, made, needed = None, Clock(), 0, {video: needed_frames(cfg, video) for video in dataset.videos}
-    print(f"{sum(map(len, needed.values())):,} frames of {len(needed)} videos, {cfg.flow_method}")
+    print(f"flow of {sum(map(len, needed.values())):,} frames by {cfg.flow_method}")
     with progress(sum(map(len, needed.values())), "frame", "flow") as bar:
         for video in dataset.videos:
             with locked(video.flow_folder):
                 todo = missing(cfg, video, needed[video])
                 bar.update(len(needed[video]) - len(todo))
                 if todo:
-                    method = method or METHODS[cfg.flow_method](cfg, weights_file(cfg))
+                    method = method or METHODS[cfg.flow_method](weights_file(cfg.flow_method, cfg.flow_weights), cfg.device)
                     made += calculate(cfg, method, video, todo, bar.update)
     print(f"wrote {made:,} flow files below {Path(cfg.flow_root_dir, dataset.name)} in {clock():,.0f} s "
           f"({sum(map(len, needed.values())) - made:,} were done)")
@@ -63,7 +58,7 @@ def missing(cfg, video, needed):
         raise UserError(f"{folder}: holds flow files without a record (flow.json) of how they were made: remove them, "
                         "or keep them and take another --flow_root_dir for this and the later stages")
     # Flow that was made on another machine needs no weights here, unless some of it is missing.
-    weights = stamp(weights_file(cfg)) if todo or old is None else old["input"]["weights"]
+    weights = stamp(weights_file(cfg.flow_method, cfg.flow_weights)) if todo or old is None else old["input"]["weights"]
     wanted = record.wanted_flow(cfg, video, weights)
     old = old or wanted
     if old["settings"] != wanted["settings"] or old["input"]["weights"] != weights:
@@ -105,102 +100,6 @@ def calculate(cfg, method, video, todo, tick):
     for _ in frames.parallel(save, (item for batch in flows for item in batch), threads):
         pass
     return len(todo)
-
-
-class Dis:
-    """OpenCV's dense inverse search, medium preset, on grey images."""
-
-    batch, threaded = 1, True
-
-    def __init__(self, cfg, weights):
-        self.local = threading.local()  # the OpenCV object is not safe to share
-
-    def prepare(self, frame):
-        """(H, W, 3) uint8 BGR -> (384, 512) uint8."""
-        return cv2.cvtColor(cv2.resize(frame, (WIDTH, HEIGHT)), cv2.COLOR_BGR2GRAY)
-
-    def flow(self, pairs):
-        """Pairs of prepared images -> (384, 512, 2) float32 each."""
-        if not hasattr(self.local, "dis"):
-            self.local.dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        return [self.local.dis.calc(first, second, None) for first, second in pairs]
-
-
-class Network:
-    """What the two networks share: batches of resized BGR images on the device."""
-
-    threaded = False
-
-    def __init__(self, cfg, weights):
-        self.device = device_of(cfg.device)
-        self.batch = 8 if self.device.type == "cuda" else 1
-        self.network = self.load(weights).to(self.device)
-
-    def prepare(self, frame):
-        """(H, W, 3) uint8 BGR -> (384, 512, 3) uint8 BGR."""
-        return cv2.resize(frame, (WIDTH, HEIGHT))
-
-    def flow(self, pairs):
-        """Pairs of prepared images -> (B, 384, 512, 2) float32."""
-        import torch
-
-        images = torch.from_numpy(np.stack([np.stack(pair) for pair in pairs]))  # (B, 2, 384, 512, 3)
-        with torch.no_grad():
-            flow = self.run(images.to(self.device).permute(0, 4, 1, 2, 3).float())
-        return flow.permute(0, 2, 3, 1).cpu().numpy()
-
-
-class FlowNet2(Network):
-    """The official network with its published weights."""
-
-    def load(self, weights):
-        from FlowNet2_src import load_flownet2
-
-        return load_flownet2(weights)
-
-    def run(self, images):
-        """(B, 3, 2, 384, 512) BGR 0..255 -> (B, 2, 384, 512)."""
-        return self.network(images)
-
-
-class Raft(Network):
-    """torchvision's RAFT-large, with the library's weights or those of --flow_weights."""
-
-    def load(self, weights):
-        from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
-
-        from utils.weights import load_into
-
-        if weights:
-            return load_into(raft_large, weights, "give torchvision's raft_large weights with --flow_weights")
-        try:
-            return raft_large(weights=Raft_Large_Weights.DEFAULT).eval()
-        except OSError as error:
-            raise UserError(f"torchvision could not download RAFT's weights ({error}): give a file with --flow_weights, "
-                            f"from {Raft_Large_Weights.DEFAULT.url}") from None
-
-    def run(self, images):
-        """(B, 3, 2, 384, 512) BGR 0..255 -> (B, 2, 384, 512)."""
-        rgb = images.flip(1) / 127.5 - 1
-        return self.network(rgb[:, :, 0], rgb[:, :, 1])[-1]
-
-
-METHODS = {"dis": Dis, "flownet2": FlowNet2, "raft": Raft}
-
-
-def stamp(weights):
-    """What a weights file is, by name and size."""
-    return [weights.name, files.size(weights)] if weights else ""
-
-
-def weights_file(cfg):
-    """The weights file that the method reads, or None."""
-    if cfg.flow_weights or cfg.flow_method != "flownet2":
-        return Path(cfg.flow_weights) if cfg.flow_weights else None
-    if not FLOWNET2_WEIGHTS.is_file():
-        raise UserError(f"{FLOWNET2_WEIGHTS}: FlowNet2's weights are not there: fetch them with "
-                        "python -m tools.download_weights flownet2, or take --flow_method dis, which needs none")
-    return FLOWNET2_WEIGHTS
 
 
 if __name__ == "__main__":

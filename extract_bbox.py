@@ -23,8 +23,8 @@ import numpy as np
 from fore_det import detector
 from fore_det.boxes import confident, moving, uncovered
 from fore_det.published import read_boxes
-from utils import datasets, files, frames, record
-from utils.config import parse_config, parse_videos
+from utils import files, frames, record
+from utils.config import dataset_of, parse_config
 from utils.datasets import window
 from utils.errors import UserError
 from utils.run import Clock, device_of, locked, progress, run, workers
@@ -36,9 +36,7 @@ NO_BOXES = np.empty((0, 4), np.float32)
 def main():
     cfg = parse_config(__doc__, stages=("boxes",))
     folder = Path(cfg.data_root_dir, cfg.dataset_name, cfg.mode)
-    dataset = datasets.find(cfg.dataset_name, cfg.mode, cfg.layout,
-                            parse_videos(cfg.videos), cfg.limit_frames, cfg.frame_step, cfg.flow_root_dir)
-    print(*dataset.notes, sep="\n", end="\n" * bool(dataset.notes))
+    dataset = dataset_of(cfg)
     wanted = record.wanted(cfg, "boxes", **inputs(cfg, dataset))
     with locked(folder):
         done, why = record.is_done(folder / "boxes.json", wanted, ["bboxes.npy"])
@@ -53,6 +51,7 @@ def inputs(cfg, dataset):
     found = {"frames": record.frames_of(dataset)}
     if cfg.boxes_from:
         found["boxes_from"] = [Path(cfg.boxes_from).name, files.size(cfg.boxes_from)]
+        print(f"reads {cfg.boxes_from}")
     elif cfg.detector != "none":
         old = record.load(Path(cfg.data_root_dir, cfg.dataset_name, cfg.mode, "boxes.json")) or {}
         try:
@@ -64,6 +63,7 @@ def inputs(cfg, dataset):
             found["weights"] = old["input"]["weights"]  # boxes made on another machine need no weights here
     if not cfg.boxes_from or cfg.drop_still_boxes:
         found["flow"] = record.flow_of(dataset)
+        print(f"reads {Path(cfg.flow_root_dir, dataset.name)}: flow by {found['flow']['flow_method']}")
     return found
 
 

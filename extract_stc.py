@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import datasets, files, frames, record
-from utils.config import parse_config, parse_videos
+from utils import files, frames, record
+from utils.config import dataset_of, parse_config
 from utils.datasets import window
 from utils.run import Clock, locked, progress, run, workers
 from utils.stc import crop
@@ -28,9 +28,7 @@ def main():
     folder = Path(cfg.data_root_dir, cfg.dataset_name, cfg.mode)
     made = record.require(folder / "boxes.json", "boxes", "boxes")
     record.require_selection(cfg, made, folder / "boxes.json")
-    dataset = datasets.find(cfg.dataset_name, cfg.mode, cfg.layout,
-                            parse_videos(cfg.videos), cfg.limit_frames, cfg.frame_step, cfg.flow_root_dir)
-    print(*dataset.notes, sep="\n", end="\n" * bool(dataset.notes))
+    dataset = dataset_of(cfg)
     record.require_frames(dataset, made, folder / "bboxes.npy")
     outputs = {"stc_raw.npy": (3 * span(cfg.context_frame_num, cfg.border_mode), np.uint8)}
     if cfg.use_flow:
@@ -48,6 +46,7 @@ def main():
 def extract(cfg, dataset, folder, sizes, outputs, wanted):
     """Fills the cube files video by video, then gives them their names."""
     boxes = files.load_array(folder / "bboxes.npy")
+    print(f"reads {folder / 'bboxes.npy'}: {len(boxes):,} boxes")
     state = record.load(folder / "cubes.part.json")
     parts = {name: folder / f"{name}.part" for name in outputs}
     resume = state and state["id"] == wanted["id"] and all(part.is_file() for part in parts.values())
@@ -59,7 +58,7 @@ def extract(cfg, dataset, folder, sizes, outputs, wanted):
     cubes = {name: np.lib.format.open_memmap(part, "r+") if resume else
              files.create_map(part, outputs[name][1], shapes[name]) for name, part in parts.items()}
     for name in outputs:
-        print(f"{folder / name}: {' x '.join(map(str, shapes[name]))} {np.dtype(outputs[name][1])}, "
+        print(f"writes {folder / name}: {' x '.join(map(str, shapes[name]))} {np.dtype(outputs[name][1])}, "
               f"{cubes[name].nbytes / 1e6:,.0f} MB")
     with progress(len(boxes), "cube", "cubes") as bar:
         for position, (video, size) in enumerate(zip(dataset.videos, sizes)):

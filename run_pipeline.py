@@ -12,9 +12,10 @@ import subprocess
 import sys
 import time
 
-from utils.config import SETTINGS, STAGES, SUITE, parse_config
+from utils.config import STAGES, SUITE, parse_config
 from utils.record import SCRIPTS
 from utils.run import run
+from utils.settings import SETTINGS
 
 
 def main():

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from models.checkpoint import load_models
-from utils import datasets, files, metrics, plots, record
-from utils.config import parse_config, parse_videos
+from utils import files, metrics, plots, record
+from utils.config import dataset_of, parse_config
 from utils.cubes import Cubes, score
 from utils.errors import UserError
 from utils.labels import read_labels
@@ -37,9 +37,7 @@ def main():
     models = load_models(cfg.model or folder)
     if not cfg.model and models.recipe["input"]["cubes"] != cubes_made["id"]:
         raise UserError(f"{folder}: the models were trained on other cubes than those there now: run train.py again")
-    dataset = datasets.find(cfg.dataset_name, cfg.mode, cfg.layout,
-                            parse_videos(cfg.videos), cfg.limit_frames, cfg.frame_step)
-    print(*dataset.notes, sep="\n", end="\n" * bool(dataset.notes))
+    dataset = dataset_of(cfg)
     record.require_frames(dataset, boxes_made, folder / "bboxes.npy")
     if any(folder.glob("model_*.resume.pt")):
         print(f"note: {folder} holds a training that is not finished; the one before it is scored")
@@ -64,6 +62,7 @@ def evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wante
     """From cubes to figures and pictures."""
     folder, results = folders(cfg)
     clock = Clock()
+    print(f"reads {folder} and models of {cfg.model or folder}")
     use_flow = any(block.model.use_flow for block in models.blocks.values())
     boxes = files.load_array(folder / "bboxes.npy")  # (N, 5)
     cubes = Cubes(folder, use_flow, device_of(cfg.device), cubes_made)

@@ -17,6 +17,7 @@ from conftest import SUITE
 
 from tools import download_weights
 from tools.download_weights import WEIGHTS, Weights, fetch, main, verify
+from utils import download
 from utils.errors import UserError
 from utils.run import locked
 
@@ -93,7 +94,7 @@ class Server(ThreadingHTTPServer):
 @pytest.fixture
 def serve(monkeypatch):
     """serve(answer, ...) -> a server with .url and .requests; the last answer is given to all further requests."""
-    monkeypatch.setattr(download_weights, "WAITS", (0, 0, 0))
+    monkeypatch.setattr(download, "WAITS", (0, 0, 0))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     servers = []
 
@@ -207,7 +208,7 @@ def test_goes_on_where_it_broke_off(serve, path, version):
 
 @pytest.mark.parametrize("broken", [stalled, cut_chunks])
 def test_goes_on_after_silence_or_half_a_chunk(serve, path, monkeypatch, broken):
-    monkeypatch.setattr(download_weights, "TIMEOUT", 1 if broken is stalled else 30)
+    monkeypatch.setattr(download, "TIMEOUT", 1 if broken is stalled else 30)
     server = serve(broken, ranged())
     get(server, path)
     assert ranges(server)[0] is None and 0 < int(ranges(server)[-1][6:-1]) <= HALF
@@ -422,7 +423,7 @@ def test_from_a_url(serve, tmp_path, table, capsys):
 
 @pytest.mark.parametrize("source", ["file:///tmp", "ftp://127.0.0.1/weights", "nowhere", "http://a b:x/", "http://[/"])
 def test_from_nowhere(tmp_path, table, capsys, monkeypatch, source):
-    monkeypatch.setattr(download_weights, "WAITS", ())
+    monkeypatch.setattr(download, "WAITS", ())
     assert command("boxes", "--from", source, "--to", tmp_path, table=table) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and err.count("\n") == 1 and source in err

@@ -255,6 +255,23 @@ def test_boxes_of_others_and_the_official_model(copy, golden):
         assert np.isfinite(np.load("results/UCSDped2/test/box_scores.npy")).all()
 
 
+def test_the_era_of_the_paper_drops_boxes_in_which_nothing_moves(copy):
+    boxes = np.load("data/UCSDped2/test/bboxes.npy")
+    np.save("theirs.npy", boxes)
+    for path in copy.glob("optical_flow/UCSDped2/Test/Test001/*.npy"):
+        np.save(path, np.zeros((60, 90, 2), np.float16))
+    era = ["--dataset_name", "UCSDped2", "--config", SUITE / "configs/paper_2022/UCSDped2.cfg"]
+    run_script("extract_bbox.py", *era, "--boxes_from", "theirs.npy")
+    kept = np.load("data_2022/UCSDped2/test/bboxes.npy")
+    assert len(kept) and kept[:, 0].min() >= 14
+    np.testing.assert_array_equal(np.load("data/UCSDped2/test/bboxes.npy"), boxes)
+    for script, words in (("extract_stc.py", []), ("train.py", SMALL), ("test.py", [])):
+        run_script(script, *era, *words)
+    found = json.loads(open("results_2022/UCSDped2/test/metrics.json").read())
+    assert found["config"].endswith("paper_2022/UCSDped2.cfg") and found["auroc"] == found["auroc_unsmoothed"]
+    assert found["settings"]["shrink_rate"] == 0.0001 and outcome("UCSDped2", "test")["settings"]["window_size"] == 10
+
+
 def test_a_block_without_a_model_scores_20(copy):
     run_script("train.py", "--dataset_name", "UCSDped2", *SMALL, "--h_block", "2")
     record = json.loads(open("data/UCSDped2/test/train.json").read())

@@ -6,8 +6,9 @@ import re
 import pytest
 from conftest import SUITE
 
-from utils.config import SETTINGS, parse_config
+from utils.config import parse_config
 from utils.errors import UserError
+from utils.settings import SETTINGS
 
 PACKAGES = ("utils", "models", "fore_det", "FlowNet2_src")
 SCRIPTS = sorted(p.stem for p in SUITE.glob("*.py"))

@@ -17,8 +17,8 @@ from matplotlib.patches import Rectangle
 from scipy.optimize import linear_sum_assignment
 from torchvision.utils import flow_to_image
 
-from utils import datasets, files, frames, plots
-from utils.config import parse_config
+from utils import files, frames, plots
+from utils.config import dataset_of, parse_config
 from utils.errors import UserError
 from utils.run import progress, run
 
@@ -122,8 +122,7 @@ def frame_of(args, number, rows):
     if not args.dataset_name:
         here = np.concatenate([found[found[:, 0] == number] for found in rows])
         return np.full((int(here[:, 4].max()) + 1, int(here[:, 3].max()) + 1, 3), 255, np.uint8)
-    cfg = parse_config("", ["--dataset_name", args.dataset_name, "--mode", args.mode])
-    dataset = datasets.find(args.dataset_name, args.mode, cfg.layout)
+    dataset = dataset_of(parse_config("", ["--dataset_name", args.dataset_name, "--mode", args.mode]))
     video = next((v for v in dataset.videos if v.first <= number < v.first + len(v)), None)
     if video is None:
         raise UserError(f"frame {number} is not in {args.dataset_name}, mode {args.mode}: give the dataset of the boxes")

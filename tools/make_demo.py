@@ -1,6 +1,6 @@
 """Draw the demo dataset: a promenade with walkers, and now and then something that does not belong there.
 
-    python -m tools.make_demo [--out raw_datasets] [--videos 12] [--frames 80] [--seed 0]
+    python -m tools.make_demo [--out raw_datasets] [--videos 10] [--frames 100] [--seed 0]
 
 writes  OUT/demo/Train/Train001/001.png ...     normal frames only
         OUT/demo/Test/Test001/001.png ...
@@ -30,7 +30,8 @@ PARTIES = 5          # walkers or pairs of walkers in a video
 NOISE = 2            # standard deviation of the sensor's noise, in grey levels
 SKIN = (0.62, 0.78, 1.0)
 TYRE, SPOKE, GLASS = (25, 25, 25, 255), (230, 230, 230, 255), (200, 190, 170, 255)
-PLAN = ("cyclist", None, "cart", None, "against", "cyclist", None, "cart", None, "cyclist")  # the testing videos' anomalies, over and over
+# The testing videos' anomalies, over and over.
+PLAN = ("cyclist", None, "cart", None, "against", "cyclist", None, "cart", None, "cyclist")
 
 
 def cloth(rng, contrast, width):
@@ -200,7 +201,8 @@ def draw_video(rng, scene, frames, kind=None):
         speed = max(0.7, 0.033 * size * rng.uniform(0.9, 1.15)) * (rng.uniform(1.8, 2.8) if rng.random() < 0.25 else 1)
         x = first + (2 * i / PARTIES + rng.uniform(0, 0.08)) * width  # neighbours in depth start far apart
         for friend in range(1 + (rng.random() < 0.2)):  # alone or in pairs
-            cast.append(Actor(rng, walker, size * (1 - 0.1 * friend), y - friend, speed, width, x + 0.4 * friend * size))
+            cast.append(Actor(rng, walker, size * (1 - 0.1 * friend), y - friend, speed, width,
+                              x=x + 0.4 * friend * size))
     odd = None
     if kind:
         figure, scale, pace = KINDS[kind]
@@ -261,14 +263,15 @@ def already_there(folder, recipe):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("raw_datasets"), help="parent folder (default raw_datasets)")
-    parser.add_argument("--videos", type=int, default=12, help="testing videos; a third as many to train (default 12)")
-    parser.add_argument("--frames", type=int, default=80, help="frames of each video (default 80)")
+    parser.add_argument("--videos", type=int, default=10, help="testing videos; a third as many to train (default 10)")
+    parser.add_argument("--frames", type=int, default=100, help="frames of each video (default 100)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other videos (default 0)")
     args = parser.parse_args()
     if args.videos < 1 or args.frames < 8 or args.seed < 0:
         raise UserError("needs --videos 1 or more, --frames 8 or more, --seed 0 or more")
     folder, train_videos = args.out / "demo", -(-args.videos // 3)
-    recipe = {"videos": args.videos, "train_videos": train_videos, "frames": args.frames, "seed": args.seed, "drawing": 1}
+    recipe = {"videos": args.videos, "train_videos": train_videos, "frames": args.frames, "seed": args.seed,
+              "drawing": 1}  # to be raised when the drawing changes
     if already_there(folder, recipe):
         print(f"{folder} is already there, made from this recipe")
     else:

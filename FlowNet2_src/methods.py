@@ -1,0 +1,113 @@
+"""The methods of optical flow, each as an object that prepares frames and turns pairs of them into flow.
+
+`batch` is the number of pairs that it takes at once, `threaded` whether several threads may call it.
+"""
+
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils import files
+from utils.errors import UserError
+from utils.run import device_of
+
+WIDTH, HEIGHT = 512, 384  # what frames are resized to
+FLOWNET2_WEIGHTS = Path(__file__).resolve().parent / "pretrained" / "FlowNet2_checkpoint.pth.tar"
+
+
+class Dis:
+    """OpenCV's dense inverse search, medium preset, on grey images."""
+
+    batch, threaded = 1, True
+
+    def __init__(self, weights, device):
+        self.local = threading.local()  # the OpenCV object is not safe to share
+
+    def prepare(self, frame):
+        """(H, W, 3) uint8 BGR -> (384, 512) uint8."""
+        return cv2.cvtColor(cv2.resize(frame, (WIDTH, HEIGHT)), cv2.COLOR_BGR2GRAY)
+
+    def flow(self, pairs):
+        """Pairs of prepared images -> (384, 512, 2) float32 each."""
+        if not hasattr(self.local, "dis"):
+            self.local.dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        return [self.local.dis.calc(first, second, None) for first, second in pairs]
+
+
+class Network:
+    """What the two networks share: batches of resized BGR images on the device."""
+
+    threaded = False
+
+    def __init__(self, weights, device):
+        self.device = device_of(device)
+        self.batch = 8 if self.device.type == "cuda" else 1
+        self.network = self.load(weights).to(self.device)
+
+    def prepare(self, frame):
+        """(H, W, 3) uint8 BGR -> (384, 512, 3) uint8 BGR."""
+        return cv2.resize(frame, (WIDTH, HEIGHT))
+
+    def flow(self, pairs):
+        """Pairs of prepared images -> (B, 384, 512, 2) float32."""
+        import torch
+
+        images = torch.from_numpy(np.stack([np.stack(pair) for pair in pairs]))  # (B, 2, 384, 512, 3)
+        with torch.no_grad():
+            flow = self.run(images.to(self.device).permute(0, 4, 1, 2, 3).float())
+        return flow.permute(0, 2, 3, 1).cpu().numpy()
+
+
+class FlowNet2(Network):
+    """The official network with its published weights."""
+
+    def load(self, weights):
+        from FlowNet2_src import load_flownet2
+
+        return load_flownet2(weights)
+
+    def run(self, images):
+        """(B, 3, 2, 384, 512) BGR 0..255 -> (B, 2, 384, 512)."""
+        return self.network(images)
+
+
+class Raft(Network):
+    """torchvision's RAFT-large, with the library's weights or those of --flow_weights."""
+
+    def load(self, weights):
+        from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
+
+        from utils.weights import load_into
+
+        if weights:
+            return load_into(raft_large, weights, "give torchvision's raft_large weights with --flow_weights")
+        try:
+            return raft_large(weights=Raft_Large_Weights.DEFAULT).eval()
+        except OSError as error:
+            raise UserError(f"torchvision could not download RAFT's weights ({error}): give a file with --flow_weights, "
+                            f"from {Raft_Large_Weights.DEFAULT.url}") from None
+
+    def run(self, images):
+        """(B, 3, 2, 384, 512) BGR 0..255 -> (B, 2, 384, 512)."""
+        rgb = images.flip(1) / 127.5 - 1
+        return self.network(rgb[:, :, 0], rgb[:, :, 1])[-1]
+
+
+METHODS = {"dis": Dis, "flownet2": FlowNet2, "raft": Raft}
+
+
+def stamp(weights):
+    """What a weights file is, by name and size."""
+    return [weights.name, files.size(weights)] if weights else ""
+
+
+def weights_file(method, given):
+    """The weights file that a method reads, or None. Raises UserError if the official one is not there."""
+    if given or method != "flownet2":
+        return Path(given) if given else None
+    if not FLOWNET2_WEIGHTS.is_file():
+        raise UserError(f"{FLOWNET2_WEIGHTS}: FlowNet2's weights are not there: fetch them with "
+                        "python -m tools.download_weights flownet2, or take --flow_method dis, which needs none")
+    return FLOWNET2_WEIGHTS

@@ -48,7 +48,7 @@ def main():
             cubes = Cubes(folder, cfg.use_flow, device, cubes_made)
             boxes = files.load_array(folder / "bboxes.npy")
             block = block_of(boxes[:, 1:], record.sizes_of(boxes, boxes_made), cfg.h_block, cfg.w_block)
-            print(f"reads {folder}: {len(cubes):,} cubes, {len(np.unique(block))} of {cfg.h_block}x{cfg.w_block} blocks have some, "
+            print(f"reads {folder}: {len(cubes):,} cubes in {len(np.unique(block))} of {cfg.h_block}x{cfg.w_block} blocks, "
                   f"{cfg.precision} on {device}")
             train(cfg, folder, cubes, block, wanted)
     print(f"next: python test.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")

@@ -121,6 +121,7 @@ def score_boxes(cfg, cubes, block, models, same_cubes):
                                 f"{cubes.frames} and {cubes.flow_frames or 0}: run extract_stc.py with the model's settings")
             losses = trained.scores if same_cubes else score(
                 trained.model.to(cubes.device), cubes, rows, 256, autocast, bar.update)  # (n, 1 or 2)
+            bar.update(len(rows) if same_cubes else 0)
             z = metrics.normalise(losses, trained.mean, trained.std)
             scores[rows] = z @ [cfg.w_raw, cfg.w_of] if trained.model.use_flow else z[:, 0]
     return scores

@@ -89,7 +89,7 @@ def _parser(description, shown, stages):
         words = s.type if isinstance(s.type, tuple) else ("true", "false") if s.type is bool else None
         default = "by dataset" if s.default is None else str(s.default).lower() if s.type is bool else s.default
         default = "" if default == "" else f" (default: {default})"
-        parser.add_argument(f"--{s.name}", metavar="|".join(words) if words else s.type.__name__.upper(),
+        parser.add_argument(f"--{s.name}", metavar="|".join(words) if words else {int: "N", float: "X"}.get(s.type, "TEXT"),
                             help=s.help.replace("%", "%%") + default)
     for s in SETTINGS.values():
         if s not in shown:  # the same flags can be given to all stages

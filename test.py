@@ -136,11 +136,20 @@ def draw(cfg, dataset, results, cubes, boxes, box_scores, smooth, abnormal, figu
     starts = np.cumsum([0, *(len(video.chosen) for video in dataset.videos)])[:-1]
     plots.save(plots.timeline(smooth, abnormal, starts, [video.name for video in dataset.videos], title),
                results / "scores.png")
-    order, count = np.argsort(box_scores, kind="stable"), min(8, len(box_scores))
-    shown = np.stack([order[::-1][:count], order[:count]])  # (2, k) rows
+    order = np.argsort(box_scores, kind="stable")
+    video_of = np.searchsorted([video.first for video in dataset.videos], boxes[:, 0], "right")
+    shown = np.stack([in_turn(rows, video_of[rows], 8) for rows in (order[::-1], order)])  # (2, k) rows
     strips = np.stack([np.stack([cubes.raw[row].reshape(-1, 3, *cubes.raw.shape[2:]) for row in side]) for side in shown])
     captions = [[caption(dataset, int(boxes[row, 0])) for row in side] for side in shown]
     plots.save(plots.cube_sheet(strips.transpose(0, 1, 2, 4, 5, 3), box_scores[shown], captions, title), results / "cubes.png")
+
+
+def in_turn(rows, group, count):
+    """The first `count` of some rows, as evenly from all groups as can be: else one object would fill the sheet."""
+    by_group = np.argsort(group, kind="stable")
+    turn = np.empty(len(rows), np.int64)  # how many rows of the same group come before
+    turn[by_group] = np.arange(len(rows)) - np.searchsorted(group[by_group], group[by_group])
+    return rows[np.sort(np.argsort(turn, kind="stable")[:count])]
 
 
 def caption(dataset, number):

@@ -16,15 +16,6 @@ STAGES = ["flownetc", "flownets_1", "flownets_2", "flownets_d", "flownetfusion"]
 MEND = "python -m tools.download_weights flownet2"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """On a busy machine several threads wait for each other, and take several times longer than one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def recorded(golden):
     with np.load(golden("flownet2.npz")) as arrays:

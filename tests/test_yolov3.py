@@ -15,15 +15,6 @@ IMAGES = [f"{scale}_{image}" for scale in (320, 608)
           for image in ("blocks_240x360", "blocks_360x640", "blocks_480x856", "noise_240x360")]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """More threads gain little here, and cost much where another process uses the same cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def shapes(golden):
     """Name -> shape of every tensor in a published checkpoint."""

@@ -96,7 +96,7 @@ def extract(cfg, dataset, folder, wanted):
     if dropped:
         print(f"warning: {dropped:,} boxes dropped: no pixel of theirs is inside the image")
     record.save(folder / "boxes.json", wanted, clock(), boxes=len(boxes), dropped=dropped, num_frames=dataset.num_frames,
-                sizes=sizes, videos=[[v.name, v.first, len(v)] for v in dataset.videos])
+                sizes=sizes, videos=[[v.name, v.first, len(v)] for v in dataset.videos], notes=dataset.notes)
     shutil.rmtree(part)
     print(f"wrote {folder / 'bboxes.npy'}: {len(boxes):,} boxes in {len(dataset.chosen):,} frames, {clock():,.0f} s")
 

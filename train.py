@@ -45,6 +45,8 @@ def main():
         done, why = record.is_done(folder / "train.json", wanted)
         print(f"{folder}: models are {why}")
         if not done:
+            for note in boxes_made["notes"]:  # before hours are spent: were all videos there?
+                print(note)
             cubes = Cubes(folder, cfg.use_flow, device, cubes_made)
             boxes = files.load_array(folder / "bboxes.npy")
             block = block_of(boxes[:, 1:], record.sizes_of(boxes, boxes_made), cfg.h_block, cfg.w_block)

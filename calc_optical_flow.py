@@ -27,9 +27,10 @@ from utils.run import Clock, locked, progress, run, workers
 def main():
     cfg = parse_config(__doc__, stages=("flow",))
     dataset = dataset_of(cfg)
-    method, clock, made, needed = None, Clock(), 0, {video: needed_frames(cfg, video) for video in dataset.videos}
-    print(f"flow of {sum(map(len, needed.values())):,} frames by {cfg.flow_method}")
-    with progress(sum(map(len, needed.values())), "frame", "flow") as bar:
+    needed = {video: needed_frames(cfg, video) for video in dataset.videos}
+    method, clock, made, total = None, Clock(), 0, sum(map(len, needed.values()))
+    print(f"flow of {total:,} frames by {cfg.flow_method}")
+    with progress(total, "frame", "flow") as bar:
         for video in dataset.videos:
             with locked(video.flow_folder):
                 todo = missing(cfg, video, needed[video])
@@ -38,7 +39,7 @@ def main():
                     method = method or METHODS[cfg.flow_method](weights_file(cfg.flow_method, cfg.flow_weights), cfg.device)
                     made += calculate(cfg, method, video, todo, bar.update)
     print(f"wrote {made:,} flow files below {Path(cfg.flow_root_dir, dataset.name)} in {clock():,.0f} s "
-          f"({sum(map(len, needed.values())) - made:,} were done)")
+          f"({total - made:,} were done)")
     print(f"next: python extract_bbox.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
 
 

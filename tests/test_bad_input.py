@@ -1,5 +1,6 @@
 """Bad input: one line that names the file and the mend, exit code 2, no traceback, nothing overwritten."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -21,11 +22,9 @@ def made(tmp_path_factory):
     """Frames, flow, boxes and cubes of a small UCSD tree."""
     root = tmp_path_factory.mktemp("made")
     ucsd_tree(root, frames=8)
-    before = os.getcwd()
-    os.chdir(root)
-    for script in list(STAGES)[:3]:
-        run_script(script, *NAME, *STAGES[script])
-    os.chdir(before)
+    with contextlib.chdir(root):
+        for script in list(STAGES)[:3]:
+            run_script(script, *NAME, *STAGES[script])
     return root
 
 

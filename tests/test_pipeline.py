@@ -1,5 +1,6 @@
 """Whole pipelines through the command line, on small generated trees of the official shapes."""
 
+import contextlib
 import csv
 import json
 import os
@@ -41,10 +42,8 @@ def ped2(tmp_path_factory):
     """A finished pipeline on a UCSD tree: other tests look at copies of it."""
     root = tmp_path_factory.mktemp("ped2")
     ucsd_tree(root)
-    before = os.getcwd()
-    os.chdir(root)
-    all_stages("UCSDped2", "test", train=["--score_every", "1"])
-    os.chdir(before)
+    with contextlib.chdir(root):
+        all_stages("UCSDped2", "test", train=["--score_every", "1"])
     return root
 
 

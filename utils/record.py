@@ -29,15 +29,13 @@ def digest(content):
 
 def wanted(cfg, stage, **inputs):
     """The record that `stage` would write with these settings and inputs (but for counts, versions and seconds)."""
-    content = {"stage": stage, "settings": stage_settings(cfg, stage), "input": inputs}
-    return {**content, "id": digest(content)}
+    return _with_id(stage, stage_settings(cfg, stage), inputs)
 
 
 def wanted_flow(cfg, video, weights):
     """The record of one video's flow files, which don't depend on the mode or on a trial's part of the data."""
-    content = {"stage": "flow", "settings": {"flow_method": cfg.flow_method, "flow_dtype": cfg.flow_dtype},
-               "input": {"frames": digest(datasets.fingerprint(video)), "weights": weights}}
-    return {**content, "id": digest(content)}
+    return _with_id("flow", {"flow_method": cfg.flow_method, "flow_dtype": cfg.flow_dtype},
+                    {"frames": digest(datasets.fingerprint(video)), "weights": weights})
 
 
 def save(path, record, seconds, **counts):
@@ -117,6 +115,11 @@ def flow_of(dataset):
     """How the chosen videos' flow was made, and its fingerprint. Raises UserError where there is none yet."""
     made = [require(v.flow_folder / "flow.json", "flow", f"flow files of {v.name}") for v in dataset.videos]
     return {**made[0]["settings"], "id": digest([one["id"] for one in made])}
+
+
+def _with_id(stage, settings, inputs):
+    content = {"stage": stage, "settings": settings, "input": inputs}
+    return {**content, "id": digest(content)}
 
 
 def _word(value):

@@ -8,6 +8,7 @@ the stages are taken here and handed on to those that know them. A stage that fa
 flow is left out where nothing reads it (--boxes_from without --use_flow).
 """
 
+import signal
 import subprocess
 import sys
 import time
@@ -31,11 +32,30 @@ def main():
             continue
         command = [SCRIPTS[stage], *(word for name, pair in words for word in pair if knows(stage, name))]
         print(f"== {stage}: python {' '.join(command)}", flush=True)
-        code = subprocess.run([sys.executable, str(SUITE / command[0]), *command[1:]]).returncode
+        code = run_stage([sys.executable, str(SUITE / command[0]), *command[1:]])
         if code:
             print(f"== {stage} ended with exit code {code}; the same command goes on from there", file=sys.stderr)
             sys.exit(code if code > 0 else 128 - code)
     print(f"== all stages done in {time.monotonic() - started:,.0f} s")
+
+
+def run_stage(command):
+    """Runs a stage as a process of its own and waits for it, so that it can finish its item; returns its exit code.
+
+    Ctrl-C reaches both processes from the terminal; SIGTERM is handed on, as often as it comes.
+    """
+    interrupted = []
+    stage = subprocess.Popen(command)
+    before = {signal.SIGINT: signal.signal(signal.SIGINT, lambda number, _: interrupted.append(number)),
+              signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, _: stage.send_signal(number))}
+    try:
+        code = stage.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if interrupted and not code:
+        raise KeyboardInterrupt
+    return code
 
 
 def flags_given(argv):

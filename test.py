@@ -41,15 +41,22 @@ def main():
     record.require_frames(dataset, boxes_made, folder / "bboxes.npy")
     if any(folder.glob("model_*.resume.pt")):
         print(f"note: {folder} holds a training that is not finished; the one before it is scored")
+    if cfg.verify:
+        record.verify_cubes(folder, any(block.model.use_flow for block in models.blocks.values()))
+        if not cfg.model:
+            record.verify_models(folder, own=False)
     labels, source = read_labels(dataset, boxes_made["sizes"])
     statistics = [[number, *block.mean, *block.std] for number, block in models.blocks.items()]
     wanted = record.wanted(cfg, "test", cubes=cubes_made["id"], model=[models.recipe["id"], record.digest(statistics)],
                            labels=source, abnormal=None if labels is None else record.digest(labels.tolist()))
-    with locked(results):
+    with locked(results), locked(folder, shared=True):
+        record.require_still(folder / "cubes.json", cubes_made)
         done, why = record.is_done(results / "test.json", wanted, ["metrics.json"])
         print(f"{results}: scores are {why}")
         if not done:
             evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wanted)
+        if cfg.verify:
+            record.verify(results / "test.json", {name: [results / name] for name in ("box_scores.npy", "metrics.json")})
     report(files.load_json(results / "metrics.json"), results)
 
 
@@ -64,7 +71,7 @@ def evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wante
     clock = Clock()
     print(f"reads {folder} and models of {cfg.model or folder}")
     use_flow = any(block.model.use_flow for block in models.blocks.values())
-    boxes = files.load_array(folder / "bboxes.npy")  # (N, 5)
+    boxes = record.boxes_of(folder, boxes_made)  # (N, 5)
     cubes = Cubes(folder, use_flow, device_of(cfg.device), cubes_made)
     sizes = record.sizes_of(boxes, boxes_made)  # (N, 2)
     same_cubes = models.recipe["input"].get("cubes") == cubes_made["id"]

@@ -30,8 +30,10 @@ from utils import files, record
 from utils.config import parse_config
 from utils.cubes import Cubes, score
 from utils.errors import UserError
-from utils.run import Clock, device_of, locked, precision_of, progress, run
+from utils.run import Clock, device_of, finishing, locked, precision_of, progress, run
 from utils.stc import block_of
+
+SAVED = {"id", "epoch", "step", "log", "epoch_scores", "seconds", "model", "optimizer"}
 
 
 def main():
@@ -41,18 +43,23 @@ def main():
     record.require_selection(cfg, cubes_made, folder / "cubes.json")
     device = device_of(cfg.device)
     wanted = record.wanted(cfg, "train", cubes=cubes_made["id"])
+    if cfg.verify:
+        record.verify_cubes(folder, cfg.use_flow)
     with locked(folder):
+        record.require_still(folder / "cubes.json", cubes_made)
         done, why = record.is_done(folder / "train.json", wanted)
         print(f"{folder}: models are {why}")
         if not done:
             for note in boxes_made["notes"]:  # before hours are spent: were all videos there?
                 print(note)
             cubes = Cubes(folder, cfg.use_flow, device, cubes_made)
-            boxes = files.load_array(folder / "bboxes.npy")
+            boxes = record.boxes_of(folder, boxes_made)
             block = block_of(boxes[:, 1:], record.sizes_of(boxes, boxes_made), cfg.h_block, cfg.w_block)
             print(f"reads {folder}: {len(cubes):,} cubes in {len(np.unique(block))} of {cfg.h_block}x{cfg.w_block} blocks, "
                   f"{cfg.precision} on {device}")
             train(cfg, folder, cubes, block, wanted)
+        if cfg.verify:
+            record.verify_models(folder)
     print(f"next: python test.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
 
 
@@ -65,7 +72,7 @@ def train(cfg, folder, cubes, block, wanted):
         path = folder / f"model_{row}_{column}.pt"
         names.append(path.name)
         rows = np.flatnonzero(block == number)
-        finished = files.load_torch(path) if path.is_file() else {}
+        finished = files.load_checkpoint(path, SAVED) if path.is_file() else {}
         if finished.get("id") != wanted["id"]:
             finished = train_block(cfg, path, cubes, rows, (row, column), wanted)
         if len(kept):
@@ -91,32 +98,32 @@ def train_block(cfg, path, cubes, rows, place, wanted):
     model = ReconCAE(cfg.num_feature_root, cubes.frames, cfg.use_flow, cubes.flow_frames)
     model = model.to(cubes.device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=cfg.lr)
-    state = files.load_torch(resume) if resume.is_file() else {}
+    content = files.load_checkpoint(resume, SAVED) if resume.is_file() else {}
     done, step, log, kept = 0, 0, [], []  # epochs done; batches since warm-up; statistics; scores of kept epochs
-    if state.get("id") == wanted["id"]:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        done, step, log, kept = (state[key] for key in ("epoch", "step", "log", "epoch_scores"))
+    if content.get("id") == wanted["id"]:
+        model.load_state_dict(content["model"])
+        optimizer.load_state_dict(content["optimizer"])
+        done, step, log, kept = (content[key] for key in ("epoch", "step", "log", "epoch_scores"))
         print(f"{resume}: going on after epoch {done} of {cfg.epochs}")
     clock = Clock(log[-1]["seconds"] if log else 0)
     autocast = precision_of(cfg.precision, cubes.device)
     with progress(cfg.epochs * len(rows), "cube", f"block {place[0]},{place[1]}") as bar:
         bar.update(done * len(rows))
         for epoch in range(done, cfg.epochs):
-            order = np.random.default_rng(block_seed(cfg.seed, place, 1 + epoch)).permutation(rows)
-            batches = (cubes.batch(order[i:i + cfg.batch_size]) for i in range(0, len(order), cfg.batch_size))
-            stats, step = train_epoch(model, optimizer, batches, epoch, step, autocast, cfg, bar.update)
-            if not np.isfinite(stats["loss"]):
-                raise UserError(f"{path}: the loss is {stats['loss']} in epoch {epoch + 1}: lower --lr, or take "
-                                f"--precision fp32; the epochs before are kept in {resume}")
-            if cfg.score_every and (epoch + 1) % cfg.score_every == 0:
-                kept.append(torch.from_numpy(score(model, cubes, rows, cfg.batch_size, autocast)))  # (n, 1 or 2)
-            log.append({"row": place[0], "column": place[1], "epoch": epoch + 1, **stats, "seconds": clock()})
-            bar.write(f"block {place[0]},{place[1]} epoch {epoch + 1}/{cfg.epochs}: " + describe(log[-1]), file=None)
-            content = {**wanted, "block": list(place), "grid": [cfg.h_block, cfg.w_block], "epoch": epoch + 1,
-                       "step": step, "log": log, "epoch_scores": kept, "seconds": clock(),
-                       "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            if epoch + 1 < cfg.epochs:
+            with finishing(f"epoch {epoch + 1}"):
+                order = np.random.default_rng(block_seed(cfg.seed, place, 1 + epoch)).permutation(rows)
+                batches = (cubes.batch(order[i:i + cfg.batch_size]) for i in range(0, len(order), cfg.batch_size))
+                stats, step = train_epoch(model, optimizer, batches, epoch, step, autocast, cfg, bar.update)
+                if not np.isfinite(stats["loss"]):
+                    raise UserError(f"{path}: the loss is {stats['loss']} in epoch {epoch + 1}: lower --lr, or take "
+                                    f"--precision fp32; the epochs before are kept in {resume}")
+                if cfg.score_every and (epoch + 1) % cfg.score_every == 0:
+                    kept.append(torch.from_numpy(score(model, cubes, rows, cfg.batch_size, autocast)))  # (n, 1 or 2)
+                log.append({"row": place[0], "column": place[1], "epoch": epoch + 1, **stats, "seconds": clock()})
+                bar.write(f"block {place[0]},{place[1]} epoch {epoch + 1}/{cfg.epochs}: " + describe(log[-1]), file=None)
+                content = {**wanted, "block": list(place), "grid": [cfg.h_block, cfg.w_block], "epoch": epoch + 1,
+                           "step": step, "log": log, "epoch_scores": kept, "seconds": clock(),
+                           "model": model.state_dict(), "optimizer": optimizer.state_dict()}
                 files.save_torch(resume, content)
     scored = cfg.score_every and cfg.epochs % cfg.score_every == 0
     scores = kept[-1].numpy() if scored else score(model, cubes, rows, cfg.batch_size, autocast)  # (n, 1 or 2)

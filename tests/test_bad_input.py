@@ -63,7 +63,7 @@ def test_unknown_dataset_and_settings(tree):
     refused("train.py", "--dataset_name", "mine", names=["mine", "configs/mine.cfg", "layout"])
     refused("train.py", "--dataset_name", "../mine", names=["../mine"])
     refused("train.py", *NAME, "--config", "none.cfg", names=["none.cfg"])
-    refused("train.py", *NAME, "--epochs", "0", names=["--epochs", "1 or more"])
+    refused("train.py", *NAME, "--epochs", "0", names=["--epochs", "1 to 1,000,000"])
     refused("train.py", *NAME, "--epochs", "ten", names=["--epochs", "int"])
     refused("train.py", *NAME, "--device", "cuda:7", names=["cuda:7", "auto"])
     refused("train.py", *NAME, "--device", "gpu", names=["gpu", "cuda:N"])

@@ -65,6 +65,14 @@ class Video:
         """Flow file of frame t."""
         return self.flow_folder / (Path(self.frames[t]).stem + ".npy")
 
+    def frame_files(self):
+        """The image files of its frames, or the one video file."""
+        return [self.path] if self.is_file else [self.path / name for name in self.frames]
+
+    def flow_files(self):
+        """The flow files that are there, by name."""
+        return sorted(self.flow_folder.glob("*.npy"))
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -80,6 +88,11 @@ class Dataset:
     def chosen(self):
         """Numbers of the frames to be scored, (S,) int64, ascending."""
         return np.concatenate([np.asarray(v.chosen, np.int64) + v.first for v in self.videos])
+
+    @property
+    def contents(self):
+        """Name of each video -> its image files."""
+        return {video.name: video.frame_files() for video in self.videos}
 
 
 def window(i, context, first, last, border_mode="hard"):

@@ -59,3 +59,7 @@ def suite(tmp_path, monkeypatch):
     """suite("train.py", "--dataset_name", ...) runs a script in tmp_path."""
     monkeypatch.chdir(tmp_path)
     return run_script
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="all of tests/faults, not a short share (make faults)")

@@ -1,0 +1,198 @@
+"""Runs stages in forked children of a process that has imported torch, so that a try costs a fraction of a second, and
+kills them: at the k-th change to the disk, half-way through a file, or after some seconds.
+"""
+
+import builtins
+import hashlib
+import json
+import multiprocessing
+import os
+import resource
+import runpy
+import signal
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from types import SimpleNamespace
+
+SUITE = Path(__file__).resolve().parents[2]
+SMALL = ["--num_feature_root", "4", "--epochs", "3", "--warmup_epoch", "1", "--batch_size", "16", "--device", "cpu"]
+NAME = ["--dataset_name", "UCSDped2"]
+FLOW, BOXES, TRAIN = ["--flow_method", "dis"], ["--detector", "none"], [*SMALL, "--h_block", "2", "--score_every", "2"]
+
+# What is killed: a name, the script, its words, and the words of an earlier run whose output it replaces (none for flow,
+# which never replaces that of other settings). A new script is one more row.
+ROWS = {
+    "flow": ("calc_optical_flow.py", FLOW, None),
+    "boxes": ("extract_bbox.py", BOXES, [*BOXES, "--min_area", "150"]),
+    "cubes": ("extract_stc.py", ["--use_flow", "true"], []),
+    "train": ("train.py", [*TRAIN, "--use_flow", "true"], [*TRAIN, "--use_flow", "true", "--seed", "1"]),
+    "test": ("test.py", [], ["--window_size", "1"]),
+    "pipeline": ("run_pipeline.py", [*FLOW, *BOXES, *TRAIN, "--use_flow", "true"], None),
+}
+STAGES = list(ROWS)[:5]
+os.environ["PYTHONPATH"] = os.pathsep.join([str(SUITE), str(Path(__file__).parent)])  # for the server that forks
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(["torch", "torchvision", "sklearn.metrics", "scipy.io", "matplotlib.figure", "train", "test",
+                               "extract_stc", "extract_bbox", "calc_optical_flow", "stages"])
+
+
+class Run:
+    """A stage at work in `folder`, in a process group of its own."""
+
+    def __init__(self, folder, script, *words, fault=None):
+        self.log = Path(folder, "log.txt")
+        self.process = _forks.Process(target=_child, args=(str(folder), script, [str(w) for w in words], fault))
+        self.process.start()
+
+    def end(self, seconds=60):
+        """Waits for the end. Returns the exit code (negative: the signal that killed it) and what was printed."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.kill()
+            raise AssertionError(f"still running after {seconds} s: {self.log.read_text()}")
+        return SimpleNamespace(code=self.process.exitcode, text=self.log.read_text() if self.log.exists() else "")
+
+    def kill(self, number=signal.SIGKILL):
+        """Signals the process group, as a terminal or a machine that runs out of memory does."""
+        for send in (os.killpg, os.kill):  # before it has a group: the process
+            try:
+                send(self.process.pid, number)
+                return
+            except ProcessLookupError:
+                pass
+
+
+def run(folder, name, words=None, fault=None, seconds=60):
+    """Runs a row of the table to its end; see `Run.end`."""
+    script, usual, _ = ROWS[name]
+    return Run(folder, script, *NAME, *(usual if words is None else words), fault=fault).end(seconds)
+
+
+def _child(folder, script, words, fault):
+    os.setpgid(0, 0)
+    os.chdir(folder)
+    out = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(out, 1), os.dup2(out, 2)
+    sys.argv = [script, *words]
+    if script == "run_pipeline.py":
+        started = subprocess.Popen
+        subprocess.Popen = lambda command, **more: started(command, **more) if more else _Forked(command)  # git is no stage
+    if fault:
+        fault()
+    _run_script(script)
+
+
+def _run_script(script):
+    code = 1
+    try:
+        runpy.run_path(str(SUITE / script), run_name="__main__")
+        code = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(code)
+
+
+class _Forked:
+    """Stands in for subprocess.Popen in the pipeline: the stage is forked, not started with imports of its own."""
+
+    def __init__(self, command):
+        self.pid = os.fork()
+        if not self.pid:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+            sys.argv = [Path(command[1]).name, *command[2:]]
+            _run_script(sys.argv[0])
+
+    def wait(self):
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+
+class Changes:
+    """Counts every change that a process makes to the disk, by Python's own audit events; at the k-th one it kills itself,
+    or sets a limit on the size of files, so that the kernel kills it in the middle of writing.
+    """
+
+    def __init__(self, kill_at=None, half=None, list_to=None):
+        self.kill_at, self.half, self.list_to = kill_at, half, list_to
+
+    def __call__(self):
+        self.count, self.folder = 0, os.getcwd()
+        if self.list_to:
+            self.list = builtins.open(self.list_to, "w")
+        sys.addaudithook(self._event)
+
+    def _event(self, event, args):
+        if event == "open":
+            path, mode, flags = args
+            if not isinstance(path, (str, bytes, os.PathLike)) or not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                return
+        elif event not in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"):
+            return
+        path = os.fsdecode(args[0])
+        if os.path.isabs(path) and not path.startswith(self.folder) or path.endswith((".lock", "log.txt")):
+            return
+        if self.list_to:
+            size = os.path.getsize(path) if event == "os.rename" else event == "open" and bool(flags & os.O_TRUNC)
+            self.list.write(json.dumps([event, os.path.relpath(path), size]) + "\n")
+            self.list.flush()
+        if self.count == self.kill_at:
+            if not self.half:
+                os.kill(os.getpid(), signal.SIGKILL)
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.half, self.half))
+        self.count += 1
+
+
+def tries(listed):
+    """From the list of changes in an undisturbed run: (name, fault) for every one before it happens, and for every new file
+    half-way, by its size when it is renamed."""
+    sizes = {path: size for event, path, size in listed if event == "os.rename"}
+    for k, (event, path, new) in enumerate(listed):
+        yield f"{k} before {event} {path}", Changes(kill_at=k)
+        if event == "open" and new and sizes.get(path, 0) > 1:
+            yield f"{k} half-way {path}", Changes(kill_at=k, half=sizes[path] // 2)
+
+
+def outputs(folder):
+    """Every file that stages have written below a folder -> a hash of what must be the same after any number of kills.
+
+    That is all bytes, but for seconds: JSON without `seconds` (and what depends on it), CSV without that column, checkpoints
+    without them and by the bits of their tensors. Locks are left out; everything else, strays too, is compared.
+    """
+    found = {}
+    for path in sorted(p for top in ("optical_flow", "data", "results") for p in Path(folder, top).rglob("*")):
+        if path.is_file() and path.name != ".lock":
+            found[str(path.relative_to(folder))] = hashlib.sha256(_essence(path)).hexdigest()
+    return found
+
+
+def _essence(path):
+    if path.suffix == ".json":
+        content = json.loads(path.read_text())
+        return json.dumps({k: v for k, v in content.items() if k not in ("seconds", "check")}, sort_keys=True).encode()
+    if path.suffix == ".csv":
+        rows = [line.split(",") for line in path.read_text().splitlines()]
+        column = rows[0].index("seconds")
+        return json.dumps([row[:column] + row[column + 1:] for row in rows]).encode()
+    if path.suffix == ".pt":
+        import torch
+
+        return repr(_plain(torch.load(path, weights_only=True))).encode()
+    return path.read_bytes()
+
+
+def _plain(content):
+    if isinstance(content, dict):
+        return {key: _plain(value) for key, value in content.items() if key != "seconds"}
+    if isinstance(content, (list, tuple)):
+        return [_plain(value) for value in content]
+    return hashlib.sha256(content.contiguous().numpy().tobytes()).hexdigest() if hasattr(content, "numpy") else content

@@ -1,0 +1,109 @@
+"""Killed at every change to the disk and at random moments, a stage resumed ends in the bytes of an undisturbed run."""
+
+import json
+import random
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from stages import NAME, ROWS, STAGES, Changes, Run, outputs, run, tries
+from trees import ucsd_tree
+
+
+class Made:
+    """Per row of the table: a folder to start from, what an undisturbed run makes of it, its changes and its seconds."""
+
+    def __init__(self, root):
+        self.root, self.start, self.wanted, self.changes, self.seconds, self.stale = Path(root), {}, {}, {}, {}, {}
+        empty = self.root / "empty"
+        ucsd_tree(empty, frames=6, train=0)
+        (empty / "raw_datasets/UCSDped2/Train").mkdir()
+        self._measure("pipeline", empty)
+        last = empty
+        for name in STAGES:
+            # An earlier run with other settings has left its output, so that replacing it is interrupted as well.
+            start = shutil.copytree(last, self.root / f"start_{name}")
+            if ROWS[name][2] is not None:
+                done = run(start, name, ROWS[name][2])
+                assert not done.code, done.text
+            last = self._measure(name, start)
+
+    def _measure(self, name, start):
+        done_in, list_to = shutil.copytree(start, self.root / f"done_{name}"), self.root / f"{name}.txt"
+        begun = time.monotonic()
+        done = run(done_in, name, fault=Changes(list_to=str(list_to)))
+        self.seconds[name] = time.monotonic() - begun
+        assert not done.code, done.text
+        self.start[name], self.wanted[name], self.stale[name] = start, outputs(done_in), outputs(start)
+        self.changes[name] = [json.loads(line) for line in list_to.read_text().splitlines()]
+        return done_in
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return Made(tmp_path_factory.mktemp("made"))
+
+
+AT_WORK = (".part", ".resume.pt", "cubes.part.json", "record.json")
+
+
+def whole_or_not_there(folder, made, name):
+    """Every file under its final name is that of before or that of after, and a record never vouches for another's."""
+    there, before, after = outputs(folder), made.stale[name], made.wanted[name]
+    for path, found in there.items():
+        if not any(word in path for word in AT_WORK) and not path.endswith("flow.json"):
+            assert found in (before.get(path), after.get(path)), f"{path} is neither the old file nor the new one"
+    record = {"boxes": "boxes.json", "cubes": "cubes.json", "test": "test.json"}.get(name)
+    for path in (p for p in there if record and p.endswith(record)):
+        of = before if there[path] == before.get(path) else after
+        folder_of = str(Path(path).parent)
+        outputs_of = {"boxes": ["bboxes.npy"], "cubes": ["stc_raw.npy", "stc_of.npy"], "test": ["metrics.json", "box_scores.npy"]}
+        for other in (f"{folder_of}/{n}" for n in outputs_of[name]):
+            if other in of:
+                assert there.get(other) == of[other], f"{path} vouches for another {other}"
+
+
+def resumed(folder, made, name, what):
+    """Runs the row to its end and compares all outputs, strays among them."""
+    done = run(folder, name)
+    assert done.code == 0 and "Traceback" not in done.text, f"{what}: {done.text}"
+    found = outputs(folder)
+    wanted = made.wanted[name]
+    different = sorted(path for path in found.keys() | wanted.keys() if found.get(path) != wanted.get(path))
+    assert not different, f"{what}: not as undisturbed: {different}"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_write_and_rename_interrupted_once(made, name, tmp_path, long, count):
+    all_tries = list(tries(made.changes[name]))
+    assert len(all_tries) > 8, all_tries
+    chosen = all_tries if long else random.Random(name).sample(all_tries, 3)
+    for number, (what, fault) in enumerate(chosen):
+        folder = shutil.copytree(made.start[name], tmp_path / str(number))
+        killed = run(folder, name, fault=fault)
+        assert killed.code < 0, f"{name} {what}: was not killed: {killed.code} {killed.text}"
+        whole_or_not_there(folder, made, name)
+        resumed(folder, made, name, f"{name} {what}")
+        shutil.rmtree(folder)
+        count(name, "half-way" if "half-way" in what else "before " + what.split()[2])
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_killed_at_random_moments(made, name, tmp_path, long, count):
+    """Up to three kills in a row before it may end: 50 kills of each row, 300 in all, that met it at work."""
+    rng, kills, number = random.Random(f"kill {name}"), 0, 0
+    while kills < (50 if long else 2):
+        folder = shutil.copytree(made.start[name], tmp_path / str(number))
+        for _ in range(3):
+            at_work = Run(folder, ROWS[name][0], *NAME, *ROWS[name][1])
+            at_work.process.join(rng.uniform(0, made.seconds[name]))
+            at_work.kill()
+            killed = at_work.end().code < 0
+            kills += killed
+            count(name, "killed at a random moment" if killed else "was done before the kill")
+            if name != "pipeline":
+                whole_or_not_there(folder, made, name)
+        resumed(folder, made, name, f"{name}, folder {number}")
+        shutil.rmtree(folder)
+        number += 1

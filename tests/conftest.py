@@ -1,5 +1,6 @@
 """Shared by all tests: where golden files lie, and how a script is run."""
 
+import collections
 import contextlib
 import io
 import os
@@ -14,7 +15,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks: a second thread costs more than it brings
 
 SUITE = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(SUITE), str(SUITE / "tests")]
+sys.path[:0] = [str(SUITE), str(SUITE / "tests"), str(SUITE / "tests" / "faults")]
 GOLDEN = [SUITE / "tests" / "golden", SUITE.parent / "shared" / "golden"]
 
 
@@ -61,5 +62,29 @@ def suite(tmp_path, monkeypatch):
     return run_script
 
 
+# tests/faults: all of it with --long (make faults), else a short share; counts are shown at the end.
+COUNTS = collections.Counter()
+
+
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="all of tests/faults, not a short share (make faults)")
+
+
+@pytest.fixture(scope="session")
+def long(request):
+    return request.config.getoption("--long")
+
+
+@pytest.fixture(scope="session")
+def count():
+    """count(what, outcome): one more."""
+    def one_more(*key):
+        COUNTS[key] += 1
+    return one_more
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.getoption("--long") and COUNTS:
+        terminalreporter.section("counts")
+        for (what, outcome), number in sorted(COUNTS.items()):
+            terminalreporter.write_line(f"{what:24s} {outcome:32s} {number:5d}")

@@ -83,6 +83,14 @@ def count():
     return one_more
 
 
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """Where the runs of tests/faults start, and what undisturbed ones make of it."""
+    from stages import Made
+
+    return Made(tmp_path_factory.mktemp("made"))
+
+
 def pytest_terminal_summary(terminalreporter, config):
     if config.getoption("--long") and COUNTS:
         terminalreporter.section("counts")

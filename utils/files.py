@@ -8,6 +8,7 @@ import contextlib
 import csv
 import hashlib
 import json
+import math
 import os
 import shutil
 import zipfile
@@ -160,13 +161,14 @@ def create_map(path, dtype, shape):
 
     Raises UserError if there is not enough, which a map would else find out by being killed half-way.
     """
-    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
     try:
+        array = np.lib.format.open_memmap(path, "w+", dtype, shape)
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, max(os.fstat(file.fileno()).st_size, 1))
     except OSError as error:
-        Path(path).unlink()
-        raise UserError(f"{path}: no room for {array.nbytes / 1e9:.2f} GB ({error.strerror}): make room, "
+        Path(path).unlink(missing_ok=True)
+        size = np.dtype(dtype).itemsize * math.prod(shape)
+        raise UserError(f"{path}: no room for {size / 1e9:,.2f} GB ({error.strerror}): make room, "
                         "then run the same command again") from None
     return array
 

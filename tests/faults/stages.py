@@ -9,12 +9,16 @@ import multiprocessing
 import os
 import resource
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from pathlib import Path
 from types import SimpleNamespace
+
+from trees import ucsd_tree
 
 SUITE = Path(__file__).resolve().parents[2]
 SMALL = ["--num_feature_root", "4", "--epochs", "3", "--warmup_epoch", "1", "--batch_size", "16", "--device", "cpu"]
@@ -32,18 +36,18 @@ ROWS = {
     "pipeline": ("run_pipeline.py", [*FLOW, *BOXES, *TRAIN, "--use_flow", "true"], None),
 }
 STAGES = list(ROWS)[:5]
-os.environ["PYTHONPATH"] = os.pathsep.join([str(SUITE), str(Path(__file__).parent)])  # for the server that forks
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["torch", "torchvision", "sklearn.metrics", "scipy.io", "matplotlib.figure", "train", "test",
+os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (SUITE, SUITE / "tests", SUITE / "tests" / "faults")))  # for the server that forks
+forks = multiprocessing.get_context("forkserver")
+forks.set_forkserver_preload(["torch", "torchvision", "sklearn.metrics", "scipy.io", "matplotlib.figure", "train", "test",
                                "extract_stc", "extract_bbox", "calc_optical_flow", "stages"])
 
 
 class Run:
     """A stage at work in `folder`, in a process group of its own."""
 
-    def __init__(self, folder, script, *words, fault=None):
-        self.log = Path(folder, "log.txt")
-        self.process = _forks.Process(target=_child, args=(str(folder), script, [str(w) for w in words], fault))
+    def __init__(self, folder, script, *words, fault=None, log="log.txt"):
+        self.log = Path(folder, log)
+        self.process = forks.Process(target=child, args=(str(folder), script, [str(w) for w in words], fault, log))
         self.process.start()
 
     def end(self, seconds=60):
@@ -70,10 +74,11 @@ def run(folder, name, words=None, fault=None, seconds=60):
     return Run(folder, script, *NAME, *(usual if words is None else words), fault=fault).end(seconds)
 
 
-def _child(folder, script, words, fault):
+def child(folder, script, words, fault, log="log.txt"):
+    """Becomes the stage; does not return."""
     os.setpgid(0, 0)
     os.chdir(folder)
-    out = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1), os.dup2(out, 2)
     sys.argv = [script, *words]
     if script == "run_pipeline.py":
@@ -116,22 +121,21 @@ class _Forked:
 
 
 class Changes:
-    """Counts every change that a process makes to the disk, by Python's own audit events; at the k-th one it kills itself,
-    or sets a limit on the size of files, so that the kernel kills it in the middle of writing.
+    """Counts every change that a process makes to the disk, by Python's own audit events, and does something just before the
+    one with number `at`: `die`, `Limit` or another function.
     """
 
-    def __init__(self, kill_at=None, half=None, list_to=None):
-        self.kill_at, self.half, self.list_to = kill_at, half, list_to
+    def __init__(self, at=None, act=None, list_to=None):
+        self.at, self.act, self.list_to = at, act, list_to
 
     def __call__(self):
         self.count, self.folder = 0, os.getcwd()
-        if self.list_to:
-            self.list = builtins.open(self.list_to, "w")
+        self.list = builtins.open(self.list_to, "w") if self.list_to else None
         sys.addaudithook(self._event)
 
     def _event(self, event, args):
         if event == "open":
-            path, mode, flags = args
+            path, _, flags = args
             if not isinstance(path, (str, bytes, os.PathLike)) or not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
                 return
         elif event not in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"):
@@ -139,17 +143,29 @@ class Changes:
         path = os.fsdecode(args[0])
         if os.path.isabs(path) and not path.startswith(self.folder) or path.endswith((".lock", "log.txt")):
             return
-        if self.list_to:
+        if self.list:
             size = os.path.getsize(path) if event == "os.rename" else event == "open" and bool(flags & os.O_TRUNC)
             self.list.write(json.dumps([event, os.path.relpath(path), size]) + "\n")
             self.list.flush()
-        if self.count == self.kill_at:
-            if not self.half:
-                os.kill(os.getpid(), signal.SIGKILL)
-            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            resource.setrlimit(resource.RLIMIT_FSIZE, (self.half, self.half))
         self.count += 1
+        if self.count - 1 == self.at:
+            self.act()
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Limit:
+    """The kernel kills the process once it writes beyond this size, in the middle of a file."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __call__(self):
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.size))
 
 
 def tries(listed):
@@ -157,9 +173,9 @@ def tries(listed):
     half-way, by its size when it is renamed."""
     sizes = {path: size for event, path, size in listed if event == "os.rename"}
     for k, (event, path, new) in enumerate(listed):
-        yield f"{k} before {event} {path}", Changes(kill_at=k)
+        yield f"{k} before {event} {path}", Changes(k, die)
         if event == "open" and new and sizes.get(path, 0) > 1:
-            yield f"{k} half-way {path}", Changes(kill_at=k, half=sizes[path] // 2)
+            yield f"{k} half-way {path}", Changes(k, Limit(sizes[path] // 2))
 
 
 def outputs(folder):
@@ -196,3 +212,42 @@ def _plain(content):
     if isinstance(content, (list, tuple)):
         return [_plain(value) for value in content]
     return hashlib.sha256(content.contiguous().numpy().tobytes()).hexdigest() if hasattr(content, "numpy") else content
+
+
+class Made:
+    """Per row of the table: a folder to start from, what an undisturbed run makes of it, its changes and its seconds."""
+
+    def __init__(self, root):
+        self.root, self.start, self.wanted, self.changes, self.seconds, self.stale = Path(root), {}, {}, {}, {}, {}
+        empty = self.root / "empty"
+        ucsd_tree(empty, frames=6, train=0)
+        (empty / "raw_datasets/UCSDped2/Train").mkdir()
+        self._measure("pipeline", empty)
+        last = empty
+        for name in STAGES:
+            # An earlier run with other settings has left its output, so that replacing it is interrupted as well.
+            start = shutil.copytree(last, self.root / f"start_{name}")
+            if ROWS[name][2] is not None:
+                done = run(start, name, ROWS[name][2])
+                assert not done.code, done.text
+            last = self._measure(name, start)
+
+    def _measure(self, name, start):
+        done_in, list_to = shutil.copytree(start, self.root / f"done_{name}"), self.root / f"{name}.txt"
+        begun = time.monotonic()
+        done = run(done_in, name, fault=Changes(list_to=str(list_to)))
+        self.seconds[name] = time.monotonic() - begun
+        assert not done.code, done.text
+        self.start[name], self.wanted[name], self.stale[name] = start, outputs(done_in), outputs(start)
+        self.changes[name] = [json.loads(line) for line in list_to.read_text().splitlines()]
+        return done_in
+
+
+def resumed(folder, made, name, what):
+    """Runs the row to its end and compares all outputs, strays among them."""
+    done = run(folder, name)
+    assert done.code == 0 and "Traceback" not in done.text, f"{what}: {done.text}"
+    found = outputs(folder)
+    wanted = made.wanted[name]
+    different = sorted(path for path in found.keys() | wanted.keys() if found.get(path) != wanted.get(path))
+    assert not different, f"{what}: not as undisturbed: {different}"

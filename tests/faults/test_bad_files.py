@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import GOLDEN, run_script
-from stages import BOXES, FLOW, NAME, SMALL, SUITE, _forks
+from stages import BOXES, FLOW, NAME, SMALL, SUITE, forks
 from trees import avenue_tree, shanghaitech_tree, ucsd_tree
 
 AVENUE, SHANGHAI = ["--dataset_name", "avenue"], ["--dataset_name", "ShanghaiTech"]
@@ -308,7 +308,7 @@ def base(tmp_path_factory):
 
 def test_bad_files_in_one_process(base, tmp_path, long, count):
     numbers, results = range(900 if long else 40), tmp_path / "results.txt"
-    process = _forks.Process(target=_batch, args=(base, tmp_path / "work", numbers, results))
+    process = forks.Process(target=_batch, args=(base, tmp_path / "work", numbers, results))
     process.start()
     seen = []
     while process.is_alive():

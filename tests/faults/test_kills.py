@@ -1,48 +1,11 @@
 """Killed at every change to the disk and at random moments, a stage resumed ends in the bytes of an undisturbed run."""
 
-import json
 import random
 import shutil
-import time
 from pathlib import Path
 
 import pytest
-from stages import NAME, ROWS, STAGES, Changes, Run, outputs, run, tries
-from trees import ucsd_tree
-
-
-class Made:
-    """Per row of the table: a folder to start from, what an undisturbed run makes of it, its changes and its seconds."""
-
-    def __init__(self, root):
-        self.root, self.start, self.wanted, self.changes, self.seconds, self.stale = Path(root), {}, {}, {}, {}, {}
-        empty = self.root / "empty"
-        ucsd_tree(empty, frames=6, train=0)
-        (empty / "raw_datasets/UCSDped2/Train").mkdir()
-        self._measure("pipeline", empty)
-        last = empty
-        for name in STAGES:
-            # An earlier run with other settings has left its output, so that replacing it is interrupted as well.
-            start = shutil.copytree(last, self.root / f"start_{name}")
-            if ROWS[name][2] is not None:
-                done = run(start, name, ROWS[name][2])
-                assert not done.code, done.text
-            last = self._measure(name, start)
-
-    def _measure(self, name, start):
-        done_in, list_to = shutil.copytree(start, self.root / f"done_{name}"), self.root / f"{name}.txt"
-        begun = time.monotonic()
-        done = run(done_in, name, fault=Changes(list_to=str(list_to)))
-        self.seconds[name] = time.monotonic() - begun
-        assert not done.code, done.text
-        self.start[name], self.wanted[name], self.stale[name] = start, outputs(done_in), outputs(start)
-        self.changes[name] = [json.loads(line) for line in list_to.read_text().splitlines()]
-        return done_in
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return Made(tmp_path_factory.mktemp("made"))
+from stages import NAME, ROWS, STAGES, Run, outputs, resumed, run, tries
 
 
 AT_WORK = (".part", ".resume.pt", "cubes.part.json", "record.json")
@@ -62,16 +25,6 @@ def whole_or_not_there(folder, made, name):
         for other in (f"{folder_of}/{n}" for n in outputs_of[name]):
             if other in of:
                 assert there.get(other) == of[other], f"{path} vouches for another {other}"
-
-
-def resumed(folder, made, name, what):
-    """Runs the row to its end and compares all outputs, strays among them."""
-    done = run(folder, name)
-    assert done.code == 0 and "Traceback" not in done.text, f"{what}: {done.text}"
-    found = outputs(folder)
-    wanted = made.wanted[name]
-    different = sorted(path for path in found.keys() | wanted.keys() if found.get(path) != wanted.get(path))
-    assert not different, f"{what}: not as undisturbed: {different}"
 
 
 @pytest.mark.parametrize("name", STAGES)

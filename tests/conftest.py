@@ -10,9 +10,13 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks: a second thread costs more than it brings
+
+hypothesis.settings.register_profile("suite", deadline=None)  # other processes may hold the machine
+hypothesis.settings.load_profile("suite")
 
 SUITE = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(SUITE), str(SUITE / "tests"), str(SUITE / "tests" / "faults")]

@@ -122,7 +122,7 @@ def load_flow(video, wanted, size, workers=0):
         flow = load_array(path)
         if flow.shape != (*size, 2):
             raise UserError(f"{path}: is {flow.shape}, the frames need {(*size, 2)}: run calc_optical_flow.py again")
-        if flow.dtype.kind != "f" or not np.isfinite(flow.sum(dtype=np.float64)):
+        if flow.dtype not in (np.float16, np.float32) or not np.isfinite(flow.sum(dtype=np.float64)):
             raise UserError(f"{path}: holds values that are no finite numbers: remove it and run calc_optical_flow.py again")
         return flow
 

@@ -5,9 +5,16 @@ stand-ins for them: they take the few arguments that such a file holds, check th
 """
 
 import pickle
+import pickletools
 import re
 
 import numpy as np
+
+_OPCODES = {  # of protocols 0 to 4, as far as arrays of numbers are written with them
+    "PROTO", "FRAME", "STOP", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "MARK", "NONE", "NEWTRUE", "NEWFALSE",
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING",
+    "BINBYTES", "SHORT_BINBYTES", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
+    "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "GET", "BINGET", "LONG_BINGET", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
 
 
 def load(file):
@@ -16,6 +23,13 @@ def load(file):
     Returns an array of numbers, or an object array of such arrays and of numbers. Raises UnpicklingError, or whatever
     damaged bytes lead to, if the file asks for anything else.
     """
+    start = file.tell()
+    for opcode, value, position in pickletools.genops(file):
+        if opcode.name not in _OPCODES:
+            raise pickle.UnpicklingError(f"it holds the opcode {opcode.name}, which no array needs")
+        if opcode.name.endswith("PUT") and int(value) > position:  # room for as many would be taken at once
+            raise pickle.UnpicklingError("it remembers more than it holds")
+    file.seek(start)
     found = _Unpickler(file, encoding="latin1").load()
     if not isinstance(found, _Array):
         raise pickle.UnpicklingError(f"it holds a {type(found).__name__.strip('_')}, not an array")
@@ -93,7 +107,12 @@ def _encode(text, coding="latin1"):
     return text.encode("latin1")  # bytes, as Python 3 writes them for Python 2
 
 
-_NAMES = {("numpy", "ndarray"): _ndarray, ("numpy", "dtype"): _Type, ("_codecs", "encode"): _encode}
+def _no_bytes():
+    return b""  # how Python 3 writes the bytes of an empty array for Python 2
+
+
+_NAMES = {("numpy", "ndarray"): _ndarray, ("numpy", "dtype"): _Type, ("_codecs", "encode"): _encode,
+          ("__builtin__", "bytes"): _no_bytes}
 for _core in ("core", "_core"):  # numpy 1 and numpy 2
     _NAMES |= {(f"numpy.{_core}.multiarray", "_reconstruct"): _reconstruct, (f"numpy.{_core}.multiarray", "scalar"): _scalar}
 

@@ -222,9 +222,8 @@ def prepare(number):
     target, command, removed = rng.choice(TARGETS)
     if removed:
         shutil.rmtree(removed) if os.path.isdir(removed) else os.unlink(removed)
-    mutation = rng.choice(BYTES + MORE.get(Path(target).suffix, []) * 2)
-    if Path(target).suffix == ".npy" and "model" in target + "training":
-        mutation = mutation if mutation in BYTES or "UCSDped2_" not in target else hostile
+    kind = "" if target.startswith("UCSDped2_") else Path(target).suffix  # official models are torch files, named .npy
+    mutation = rng.choice(BYTES + MORE.get(kind, []) * 2)
     mutation(Path(target), rng)
     return f"{number} {mutation.__name__} {target}: {' '.join(command)}", command
 

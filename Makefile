@@ -1,5 +1,6 @@
 # make demo   set up, make the demo's videos, run the whole pipeline on them
 # make test   set up, run the tests
+# make faults set up, run the long tests: every write interrupted, 300 kills, 1,000 bad files (about half an hour)
 # make .venv  set up alone; again only when the requirements change
 # CPU-only torch (much smaller): make .venv TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 PIP = .venv/bin/pip --disable-pip-version-check
 
-.PHONY: demo test lint .venv
+.PHONY: demo test faults lint .venv
 
 demo: .venv
 	.venv/bin/python -m tools.make_demo
@@ -15,6 +16,9 @@ demo: .venv
 
 test: .venv/ready-dev
 	.venv/bin/python -m pytest
+
+faults: .venv/ready-dev
+	.venv/bin/python -m pytest --long tests/faults tests/test_properties.py
 
 lint: .venv/ready-dev
 	.venv/bin/ruff check .

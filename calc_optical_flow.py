@@ -60,8 +60,8 @@ def require_room(cfg, needed):
     """Raises UserError where the flow files that are missing don't fit on the disk, by the size of the first video's frames."""
     todo = [video for video, frames in needed.items() for t in frames if not video.flow_file(t).exists()]
     if todo:
-        bytes_each = 2 * math.prod(frames.size_of(todo[0])) * np.dtype(cfg.flow_dtype).itemsize
-        files.require_room(Path(cfg.flow_root_dir), len(todo) * bytes_each, f"the flow of {len(todo):,} frames", "--flow_root_dir")
+        needed_room = len(todo) * 2 * math.prod(frames.size_of(todo[0])) * np.dtype(cfg.flow_dtype).itemsize
+        files.require_room(cfg.flow_root_dir, needed_room, f"the flow of {len(todo):,} frames", "--flow_root_dir")
 
 
 def missing(cfg, video, needed):
@@ -109,7 +109,8 @@ def calculate(cfg, method, video, todo, old, tick):
     def save(item):
         t, flow = item  # (384, 512, 2)
         flow = cv2.resize(np.ascontiguousarray(flow, np.float32), size[::-1])  # vectors are not rescaled
-        flow = flow.astype(cfg.flow_dtype)
+        with np.errstate(over="ignore"):
+            flow = flow.astype(cfg.flow_dtype)
         if not np.isfinite(flow.sum(dtype=np.float64)):
             raise UserError(f"{video.flow_file(t)}: the flow of this frame holds values that are not finite in {flow.dtype}: "
                             "take --flow_dtype float32, or another --flow_method or --flow_weights")

@@ -65,7 +65,7 @@ def _read_block(path, recipe_id):
     if model.use_flow != content["settings"]["use_flow"]:
         raise UserError(f"{path}: its weights and its setting use_flow disagree: run train.py again")
     scores = [content["scores"].numpy(), *(np.array(content[key]) for key in ("score_mean", "score_std"))]
-    if [part.shape[-1:] for part in scores] != [(1 + model.use_flow,)] * 3 or not all(np.isfinite(part).all() for part in scores):
+    if any(part.shape[-1:] != (1 + model.use_flow,) or not np.isfinite(part).all() for part in scores):
         raise UserError(f"{path}: its scores are no finite numbers of its network: run train.py again")
     return Block(model, scores[1], scores[2], scores[0]), row * grid[1] + column, grid
 

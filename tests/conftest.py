@@ -15,7 +15,9 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks: a second thread costs more than it brings
 
-hypothesis.settings.register_profile("suite", deadline=None)  # other processes may hold the machine
+# No deadlines, for other processes may hold the machine; the same examples every time, but for make faults.
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("suite")
 
 SUITE = Path(__file__).resolve().parent.parent
@@ -72,6 +74,11 @@ COUNTS = collections.Counter()
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="all of tests/faults, not a short share (make faults)")
+
+
+def pytest_configure(config):
+    if config.getoption("--long"):
+        hypothesis.settings.load_profile("long")
 
 
 @pytest.fixture(scope="session")

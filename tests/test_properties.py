@@ -1,4 +1,4 @@
-"""What must hold for any input: boxes, cubes, self-paced weights, scoring, the reader of legacy arrays, the order of resumed work."""
+"""What must hold for any input: boxes, cubes, self-paced weights, scoring, legacy arrays, the order of resumed work."""
 
 import io
 import pickle
@@ -53,10 +53,10 @@ def test_motion_boxes_lie_in_the_image_and_around_motion_outside_the_given_boxes
 
 
 # cubes
-@given(hnp.arrays(np.uint8, (3, 20, 30, 3)), st.tuples(*[st.floats(-5, 35)] * 4), st.sampled_from([8, 16]))
+@given(hnp.arrays(np.uint8, (3, 20, 30, 3)), st.tuples(*[st.floats(-5, 18)] * 2, *[st.floats(19, 35)] * 2),
+       st.sampled_from([8, 16]))
 @settings(max_examples=40)
 def test_a_cube_is_its_frames_patches_in_order(frames, box, patch_size):
-    assume(not_empty(np.array([box]), (20, 30))[0])
     cube = crop(list(frames), box, patch_size)
     assert cube.shape == (9, patch_size, patch_size) and cube.dtype == np.uint8
     for t, frame in enumerate(frames):
@@ -86,7 +86,8 @@ def test_weights_lie_between_0_and_1_fall_with_the_loss_and_follow_their_cube(sc
     assert bool((weights[scores.argsort(stable=True)].diff() <= 1e-6).all())
     order = list(range(len(scores)))
     random.shuffle(order)
-    torch.testing.assert_close(self_paced_weights(scores[order], step, shrink_rate, sp_mode), weights[order], atol=1e-3, rtol=1e-3)
+    shuffled = self_paced_weights(scores[order], step, shrink_rate, sp_mode)
+    torch.testing.assert_close(shuffled, weights[order], atol=1e-3, rtol=1e-3)
 
 
 @given(losses, st.integers(0, 10 ** 5), st.floats(0, 0.01))
@@ -102,7 +103,8 @@ def test_the_upper_threshold_shrinks_from_4_to_1_standard_deviations(scores, ste
 def test_the_weighted_loss_is_the_mean_of_weighted_losses_per_value(scores, values, weight):
     whole = weighted_loss(scores, None, values)
     assert float(whole) == pytest.approx(float(scores.double().mean()) / values, rel=1e-4)
-    torch.testing.assert_close(weighted_loss(scores, torch.full_like(scores, weight), values), weight * whole, rtol=1e-3, atol=1e-7)
+    found = weighted_loss(scores, torch.full_like(scores, weight), values)
+    torch.testing.assert_close(found, weight * whole, rtol=1e-3, atol=1e-7)
 
 
 # scoring
@@ -140,7 +142,8 @@ def test_auroc_is_the_share_of_pairs_in_order_and_ignores_the_scale(scores, data
 
 
 # the reader of legacy arrays
-plain = hnp.arrays(st.sampled_from(["f4", "f8", ">f4", "i8", "u1", "f2", "b1"]), hnp.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=4))
+plain = hnp.arrays(st.sampled_from(["f4", "f8", ">f4", "i8", "u1", "f2", "b1"]),
+                   hnp.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=4))
 
 
 def object_file(items, protocol=4, core=b"numpy._core"):
@@ -169,15 +172,17 @@ def test_legacy_arrays_come_back_as_they_were(tmp_path_factory, items, protocol,
 
 
 OPCODES = [op.code.encode("latin1") for op in pickletools.opcodes]
-NAMES = [b"cnumpy._core.multiarray\n_reconstruct\n", b"cnumpy\nndarray\n", b"cnumpy\ndtype\n", b"cnumpy.core.multiarray\nscalar\n",
+NAMES = [b"cnumpy._core.multiarray\n_reconstruct\n", b"cnumpy\nndarray\n", b"cnumpy\ndtype\n",
+         b"cnumpy.core.multiarray\nscalar\n",
          b"c_codecs\nencode\n", b"cos\nsystem\n", b"cbuiltins\neval\n", b"cnumpy\nload\n", b"cutils.legacy\nload\n",
          b"\x8c\x02os\x8c\x06system\x93", b"ios\nsystem\n"]
-VALUES = [b"N", b"K\x01", b"K\x00\x85", b")", b"(", b"t", b"R", b"b", b"]", b"e", b"\x81", b"C\x02f4", b"\x8c\x02f4", b"U\x02f4", b"\x8c\x01O",
-          b"\x8c\x19touch outside", b"(K\x03\x8c\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t", b"q\x00", b"h\x00", b"p0\n", b"g0\n", b"0", b"2"]
+VALUES = [b"N", b"K\x01", b"K\x00\x85", b")", b"(", b"t", b"R", b"b", b"]", b"e", b"\x81", b"C\x02f4", b"\x8c\x02f4",
+          b"U\x02f4", b"\x8c\x01O", b"\x8c\x0dtouch outside", b"(K\x03\x8c\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t",
+          b"q\x00", b"h\x00", b"p0\n", b"g0\n", b"0", b"2"]
+PIECES = [*map(st.sampled_from, (OPCODES, NAMES, VALUES, VALUES)), st.binary(max_size=4)]
 
 
-@given(st.lists(st.sampled_from(OPCODES) | st.sampled_from(NAMES) | st.sampled_from(VALUES) | st.sampled_from(VALUES) | st.binary(max_size=4),
-                max_size=25))
+@given(st.lists(st.one_of(PIECES), max_size=25))
 @settings(max_examples=400)
 def test_hand_made_opcodes_give_an_array_or_an_error_and_call_nothing(pieces):
     before = set(Path().iterdir())
@@ -246,7 +251,8 @@ def test_an_epochs_order_depends_on_seed_block_and_epoch_alone(seed, row, column
 
     first = order(row, column, epoch)
     assert sorted(first) == list(range(count)) and order(row, column, epoch) == first
-    seeds = {block_seed(seed, place, use) for place in ((row, column), (row + 1, column), (row, column + 1)) for use in range(4)}
+    places = ((row, column), (row + 1, column), (row, column + 1))
+    seeds = {block_seed(seed, place, use) for place in places for use in range(4)}
     assert len(seeds) == 12
 
 

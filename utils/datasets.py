@@ -151,8 +151,8 @@ def _gaps(videos):
             continue
         numbers = [int(stem) for stem in stems]
         if numbers != sorted(set(numbers)):
-            raise UserError(f"{video.path}: frames are taken in order of their names, but their numbers are not in that order or "
-                            "come twice (10 stands before 9): give all numbers the same length, 009 and 010")
+            raise UserError(f"{video.path}: frames are taken in order of their names, but their numbers are not in that order "
+                            "or come twice (10 stands before 9): give all numbers the same length, 009 and 010")
         if lost := numbers[-1] - numbers[0] + 1 - len(numbers):
             first = next(b for a, b in zip(numbers, numbers[1:]) if b > a + 1)
             notes.append(f"note: {video.name}: {lost} of the numbers {stems[0]} to {stems[-1]} are missing, the first before "

@@ -19,6 +19,7 @@ import numpy as np
 from utils import legacy
 from utils.errors import UserError
 
+
 def _require(path):
     path = Path(path)
     if not path.is_file():

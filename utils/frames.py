@@ -57,6 +57,8 @@ def load(video, wanted, workers=0, on_bad_frame="stop", repeated=None):
 
 
 def _decode_image(path):
+    if not path.is_file():  # a named pipe would be waited for
+        raise UserError(f"{path}: cannot be read (it is no file)")
     try:
         data = np.fromfile(path, np.uint8)  # imread cannot tell a missing file from a damaged one
     except OSError as error:

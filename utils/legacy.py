@@ -13,8 +13,9 @@ import numpy as np
 _OPCODES = {  # of protocols 0 to 4, as far as arrays of numbers are written with them
     "PROTO", "FRAME", "STOP", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "MARK", "NONE", "NEWTRUE", "NEWFALSE",
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING",
-    "BINBYTES", "SHORT_BINBYTES", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
-    "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "GET", "BINGET", "LONG_BINGET", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
+    "BINBYTES", "SHORT_BINBYTES", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2",
+    "TUPLE3", "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "GET", "BINGET", "LONG_BINGET", "PUT", "BINPUT", "LONG_BINPUT",
+    "MEMOIZE"}
 
 
 def load(file):
@@ -65,7 +66,7 @@ class _Array:
     def array(self, objects=False):
         """The array; objects: whether it may hold arrays."""
         dtype, order = self.type.dtype(), "F" if self.fortran else "C"
-        if dtype != object:
+        if not dtype.hasobject:
             data = self.data.encode("latin1") if isinstance(self.data, str) else self.data  # str: written by Python 2
             return np.frombuffer(data, dtype).reshape(self.shape, order=order).copy()
         if not objects:

@@ -65,8 +65,8 @@ def verify(path, named, own=True):
     known, found = made.get("sha256", {}), {name: files.sha256(paths) for name, paths in named.items()}
     for name, paths in named.items():
         if known.get(name, found[name]) != found[name]:
-            raise UserError(f"{path}: the contents of {name} ({paths[0]}{', ...' if paths[1:] else ''}) have changed since they "
-                            f"were written down: put the old files back, or remove {path} and run {SCRIPTS[made['stage']]} again")
+            raise UserError(f"{path}: the contents of {name} ({paths[0]}{', ...' if paths[1:] else ''}) have changed since "
+                            f"it was written: put the old files back, or remove it and run {SCRIPTS[made['stage']]} again")
     unknown = found.keys() - known.keys()
     if unknown and own:
         _write(path, {**made, "sha256": known | found})

@@ -26,7 +26,8 @@ class Setting(NamedTuple):
             return text
         value = self.type(text)
         if self.type in (int, float) and not (self.low <= value <= self.high and value < float("inf")):
-            raise ValueError(f"must be {self.low:,.15g} " + (f"to {self.high:,.15g}" if self.high < float("inf") else "or more"))
+            upper = f"to {self.high:,.15g}" if self.high < float("inf") else "or more"
+            raise ValueError(f"must be {self.low:,.15g} {upper}")
         return value
 
 

@@ -36,7 +36,7 @@ ROWS = {
     "pipeline": ("run_pipeline.py", [*FLOW, *BOXES, *TRAIN, "--use_flow", "true"], None),
 }
 STAGES = list(ROWS)[:5]
-os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (SUITE, SUITE / "tests", SUITE / "tests" / "faults")))  # for the server that forks
+os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (SUITE, SUITE / "tests", SUITE / "tests" / "faults")))  # of the forks
 forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(["torch", "torchvision", "sklearn.metrics", "scipy.io", "matplotlib.figure", "train", "test",
                                "extract_stc", "extract_bbox", "calc_optical_flow", "stages"])

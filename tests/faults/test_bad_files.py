@@ -21,15 +21,15 @@ from conftest import GOLDEN, run_script
 from stages import BOXES, FLOW, NAME, SMALL, SUITE, forks
 from trees import avenue_tree, shanghaitech_tree, ucsd_tree
 
+VIDEO, FLOW_FOLDER = "raw_datasets/UCSDped2/Test/Test001", "optical_flow/UCSDped2/Test/Test001"
 AVENUE, SHANGHAI = ["--dataset_name", "avenue"], ["--dataset_name", "ShanghaiTech"]
 TRAIN = ["train.py", *NAME, *SMALL]
 CUBES = "data/UCSDped2/test/"
 # A file that a stage reads; the command that reads it; what is removed before, so that it has to read it.
 TARGETS = [
-    ("raw_datasets/UCSDped2/Test/Test001/003.tif", ["calc_optical_flow.py", *NAME, *FLOW], "optical_flow/UCSDped2/Test/Test001"),
-    ("raw_datasets/UCSDped2/Test/Test001/003.tif", ["calc_optical_flow.py", *NAME, *FLOW, "--on_bad_frame", "repeat"],
-     "optical_flow/UCSDped2/Test/Test001"),
-    ("raw_datasets/UCSDped2/Test/Test001/001.tif", ["extract_stc.py", *NAME, "--use_flow", "true"], CUBES + "cubes.json"),
+    (f"{VIDEO}/003.tif", ["calc_optical_flow.py", *NAME, *FLOW], FLOW_FOLDER),
+    (f"{VIDEO}/003.tif", ["calc_optical_flow.py", *NAME, *FLOW, "--on_bad_frame", "repeat"], FLOW_FOLDER),
+    (f"{VIDEO}/001.tif", ["extract_stc.py", *NAME, "--use_flow", "true"], CUBES + "cubes.json"),
     ("raw_datasets/avenue/testing_videos/01.avi", ["calc_optical_flow.py", *AVENUE, *FLOW], "optical_flow/avenue"),
     ("optical_flow/UCSDped2/Test/Test001/003.npy", ["extract_bbox.py", *NAME, *BOXES], CUBES + "boxes.json"),
     ("optical_flow/UCSDped2/Test/Test001/003.npy", ["extract_stc.py", *NAME, "--use_flow", "true"], CUBES + "cubes.json"),
@@ -59,8 +59,8 @@ TARGETS = [
     ("weights.pth", ["calc_optical_flow.py", *NAME, "--flow_weights", "weights.pth"], "optical_flow/UCSDped2"),
     ("weights.pth", ["extract_bbox.py", *NAME, "--detector_weights", "weights.pth"], CUBES + "boxes.json"),
 ]
-MAY_CHANGE = {"calc_optical_flow.py": "optical_flow", "extract_bbox.py": CUBES + "b", "extract_stc.py": CUBES, "train.py": CUBES,
-              "test.py": "results"}
+MAY_CHANGE = {"calc_optical_flow.py": "optical_flow", "extract_bbox.py": CUBES + "b", "extract_stc.py": CUBES,
+              "train.py": CUBES, "test.py": "results"}
 AT_WORK = (".lock", ".part", "bboxes.part", "cubes.part.json", "record.json", ".resume.pt", "flow.json")
 
 
@@ -145,8 +145,8 @@ def hostile(path, rng):
 
 def reshape(path, rng):
     array = np.load(path, allow_pickle=True)
-    ways = [lambda a: a[:-1], lambda a: a[:0], lambda a: a.ravel(), lambda a: a[None], lambda a: a.T, lambda a: a.reshape(-1, 1),
-            lambda a: np.concatenate([a, a]), lambda a: a.ravel()[0], lambda a: a[..., :1], lambda a: a[::-1]]
+    ways = [lambda a: a[:-1], lambda a: a[:0], lambda a: a.ravel(), lambda a: a[None], lambda a: a.T, lambda a: a[::-1],
+            lambda a: a.reshape(-1, 1), lambda a: np.concatenate([a, a]), lambda a: a.ravel()[0], lambda a: a[..., :1]]
     with open(path, "wb") as file:
         np.save(file, rng.choice(ways)(array), allow_pickle=True)
 
@@ -155,7 +155,8 @@ def renumber(path, rng):
     """Other types and values."""
     array = np.load(path, allow_pickle=True)
     if array.dtype == object:
-        array[rng.randrange(len(array))] = rng.choice((None, "x", {}, array[:1], np.ones((2, 4), complex), 1e300, [[1, 2, 3, 4]]))
+        others = (None, "x", {}, array[:1], np.ones((2, 4), complex), 1e300, [[1, 2, 3, 4]])
+        array[rng.randrange(len(array))] = rng.choice(others)
     elif rng.random() < 0.5:
         kinds = ("int64", "uint8", "bool", "complex64", ">f4", "S5", "U7", "datetime64[s]", "f8,i4", object)
         array = np.zeros(array.shape, rng.choice(kinds))
@@ -169,7 +170,8 @@ def renumber(path, rng):
 def header(path, rng):
     """An .npy header that lies about type and shape."""
     shape = rng.choice(("(10000000000000,)", "(-1, 5)", "(2, 2.5)", "(1,)*9999", "()", "('a',)", "(3, 5)", "(99999999, 5)"))
-    descr = rng.choice(("'<f4'", "'|O'", "'<f9'", "[('a', '<f4')]", "'<M8[s]'", "__import__('os').system('touch outside/written')"))
+    descr = rng.choice(("'<f4'", "'|O'", "'<f9'", "[('a', '<f4')]", "'<M8[s]'",
+                        "__import__('os').system('touch outside/written')"))
     text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}".ljust(117) + "\n"
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + path.read_bytes()[128:])
 
@@ -184,8 +186,9 @@ def edit(path, rng):
         path.write_text(json.dumps(rng.choice((content, value, [content]))))
     else:
         lines = path.read_text().splitlines()
-        lines[rng.randrange(len(lines))] = rng.choice(("[", "epochs = -3", "epochs = 1e3", "= 3", "lr = inf", "sp_mode: %(x)s", f"a = {value}",
-                                                       "[DEFAULT]", "\0", "epochs", "patch_size = 17", "epochs = __import__('os')"))
+        lines[rng.randrange(len(lines))] = rng.choice((
+            "[", "epochs = -3", "epochs = 1e3", "= 3", "lr = inf", "sp_mode: %(x)s", f"a = {value}", "[DEFAULT]", "\0",
+            "epochs", "patch_size = 17", "epochs = __import__('os')"))
         path.write_text("\n".join(lines))
 
 
@@ -212,7 +215,7 @@ def make_base(root):
     shutil.copy(CUBES + "model_0_0.pt", "weights.pth")
     Path("mine.cfg").write_text("[data_parameters]\nuse_flow = False\n[LBR_SPR_parameters]\nepochs = 3\nlr = 0.001\n")
     for name in ("UCSDped2_model.npy", "UCSDped2_raw_training_scores.npy"):
-        shutil.copy(next(folder / "official_model" / name for folder in GOLDEN if (folder / "official_model" / name).is_file()), name)
+        shutil.copy(next(path for folder in GOLDEN if (path := folder / "official_model" / name).is_file()), name)
     os.mkdir("outside")
 
 
@@ -238,7 +241,8 @@ def judge(what, command, code, text, before):
     assert code in (0, 2), f"{what}\nended with {code}\n{text}"
     assert not os.listdir("outside"), what
     after = snapshot()
-    changed = {p for p in before.keys() | after.keys() if before.get(p) != after.get(p) and not any(w in str(p) for w in AT_WORK)}
+    changed = {path for path in before.keys() | after.keys()
+               if before.get(path) != after.get(path) and not any(word in str(path) for word in AT_WORK)}
     if code == 2:
         assert sum(line.startswith("error:") for line in text.splitlines()) == 1, f"{what}\n{text}"
         assert not changed, f"{what}: changed {changed}"
@@ -330,7 +334,7 @@ def test_bad_files_through_the_command_line(base, tmp_path, long, count, monkeyp
         monkeypatch.chdir(work)
         what, command = prepare(number)
         before = snapshot()
-        done = subprocess.run([sys.executable, str(SUITE / command[0]), *command[1:]], capture_output=True, timeout=60, text=True,
-                              errors="replace")
+        done = subprocess.run([sys.executable, str(SUITE / command[0]), *command[1:]], capture_output=True, timeout=60,
+                              text=True, errors="replace")
         count("bad files, command line", judge(what, command, done.returncode, done.stdout + done.stderr, before))
         shutil.rmtree(work)

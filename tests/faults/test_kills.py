@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from stages import NAME, ROWS, STAGES, Run, outputs, resumed, run, tries
 
-
+OUTPUTS = {"boxes": ["bboxes.npy"], "cubes": ["stc_raw.npy", "stc_of.npy"], "test": ["metrics.json", "box_scores.npy"]}
 AT_WORK = (".part", ".resume.pt", "cubes.part.json", "record.json")
 
 
@@ -21,8 +21,7 @@ def whole_or_not_there(folder, made, name):
     for path in (p for p in there if record and p.endswith(record)):
         of = before if there[path] == before.get(path) else after
         folder_of = str(Path(path).parent)
-        outputs_of = {"boxes": ["bboxes.npy"], "cubes": ["stc_raw.npy", "stc_of.npy"], "test": ["metrics.json", "box_scores.npy"]}
-        for other in (f"{folder_of}/{n}" for n in outputs_of[name]):
+        for other in (f"{folder_of}/{n}" for n in OUTPUTS[name]):
             if other in of:
                 assert there.get(other) == of[other], f"{path} vouches for another {other}"
 

@@ -81,6 +81,11 @@ def pytest_configure(config):
         hypothesis.settings.load_profile("long")
 
 
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--long"):
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
 @pytest.fixture(scope="session")
 def long(request):
     return request.config.getoption("--long")

@@ -221,7 +221,7 @@ def test_contents_are_held_to_with_verify(tree):
     for script in words:  # nothing has changed
         run_script(script, *NAME, *words[script], "--verify", "true")
     for path, script, names in (
-            ("raw_datasets/UCSDped2/Test/Test001/003.tif", "calc_optical_flow.py", ["Test001", "frames", "calc_optical_flow.py"]),
+            ("raw_datasets/UCSDped2/Test/Test001/003.tif", "calc_optical_flow.py", ["Test001", "frames"]),
             ("optical_flow/UCSDped2/Test/Test002/003.npy", "calc_optical_flow.py", ["Test002", "flow"]),
             ("raw_datasets/UCSDped2/Test/Test001/003.tif", "extract_stc.py", ["Test001/001.tif", "boxes.json"]),
             ("data/UCSDped2/test/bboxes.npy", "extract_stc.py", ["bboxes.npy", "extract_bbox.py"]),

@@ -18,6 +18,7 @@ import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 from trees import ucsd_tree
 
 SUITE = Path(__file__).resolve().parents[2]
@@ -36,6 +37,13 @@ ROWS = {
     "pipeline": ("run_pipeline.py", [*FLOW, *BOXES, *TRAIN, "--use_flow", "true"], None),
 }
 STAGES = list(ROWS)[:5]
+
+
+def rows(names, short):
+    """Rows as parameters of a test: those in `short` for make test too, the others for make faults alone."""
+    return [name if name in short else pytest.param(name, marks=pytest.mark.long) for name in names]
+
+
 os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (SUITE, SUITE / "tests", SUITE / "tests" / "faults")))  # of the forks
 forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(["torch", "torchvision", "sklearn.metrics", "scipy.io", "matplotlib.figure", "train", "test",
@@ -215,38 +223,39 @@ def _plain(content):
 
 
 class Made:
-    """Per row of the table: a folder to start from, what an undisturbed run makes of it, its changes and its seconds."""
+    """made(row): the folder to start from, what an undisturbed run makes of it, its changes to the disk and its seconds.
+
+    In the folder an earlier run with other settings has left its output, so that replacing it is interrupted as well.
+    """
 
     def __init__(self, root):
-        self.root, self.start, self.wanted, self.changes, self.seconds, self.stale = Path(root), {}, {}, {}, {}, {}
-        empty = self.root / "empty"
-        ucsd_tree(empty, frames=6, train=0)
-        (empty / "raw_datasets/UCSDped2/Train").mkdir()
-        self._measure("pipeline", empty)
-        last = empty
-        for name in STAGES:
-            # An earlier run with other settings has left its output, so that replacing it is interrupted as well.
-            start = shutil.copytree(last, self.root / f"start_{name}")
-            if name == "flow":  # flow is replaced where the frames have changed
-                frame = start / "raw_datasets/UCSDped2/Test/Test001/003.tif"
-                data = frame.read_bytes()
-                frame.write_bytes(data + b"0")
-                assert not run(start, name).code
-                frame.write_bytes(data)
-            elif ROWS[name][2] is not None:
-                done = run(start, name, ROWS[name][2])
-                assert not done.code, done.text
-            last = self._measure(name, start)
+        self.root, self.rows = Path(root), {}
 
-    def _measure(self, name, start):
-        done_in, list_to = shutil.copytree(start, self.root / f"done_{name}"), self.root / f"{name}.txt"
+    def __call__(self, name):
+        if name not in self.rows:
+            self.rows[name] = self._make(name)
+        return self.rows[name]
+
+    def _make(self, name):
+        start, done_in, list_to = (self.root / f"{what}_{name}" for what in ("start", "done", "list"))
+        if name in ("flow", "pipeline"):
+            ucsd_tree(start, frames=6, train=0)
+        else:
+            shutil.copytree(self(STAGES[STAGES.index(name) - 1]).done, start)
+        if name == "flow":  # replaced where the frames have changed
+            frame = start / "raw_datasets/UCSDped2/Test/Test001/003.tif"
+            data = frame.read_bytes()
+            frame.write_bytes(data + b"0")
+            assert not run(start, name).code
+            frame.write_bytes(data)
+        elif ROWS[name][2] is not None:
+            assert not run(start, name, ROWS[name][2]).code
+        shutil.copytree(start, done_in)
         begun = time.monotonic()
         done = run(done_in, name, fault=Changes(list_to=str(list_to)))
-        self.seconds[name] = time.monotonic() - begun
         assert not done.code, done.text
-        self.start[name], self.wanted[name], self.stale[name] = start, outputs(done_in), outputs(start)
-        self.changes[name] = [json.loads(line) for line in list_to.read_text().splitlines()]
-        return done_in
+        return SimpleNamespace(start=start, done=done_in, stale=outputs(start), wanted=outputs(done_in),
+                               seconds=time.monotonic() - begun, changes=[json.loads(line) for line in open(list_to)])
 
 
 def resumed(folder, made, name, what):
@@ -254,6 +263,6 @@ def resumed(folder, made, name, what):
     done = run(folder, name)
     assert done.code == 0 and "Traceback" not in done.text, f"{what}: {done.text}"
     found = outputs(folder)
-    wanted = made.wanted[name]
+    wanted = made(name).wanted
     different = sorted(path for path in found.keys() | wanted.keys() if found.get(path) != wanted.get(path))
     assert not different, f"{what}: not as undisturbed: {different}"

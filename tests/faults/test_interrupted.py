@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from stages import NAME, ROWS, STAGES, Changes, Run, child, forks, outputs, resumed, run
+from stages import NAME, ROWS, STAGES, Changes, Run, child, forks, outputs, resumed, rows, run
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 # What is there once a stage is at work on its first item.
@@ -38,10 +38,10 @@ def at_work(folder, name, path):
     return running
 
 
-@pytest.mark.parametrize("name, number", [("flow", signal.SIGINT), ("boxes", signal.SIGTERM), ("cubes", signal.SIGINT),
-                                          ("train", signal.SIGTERM)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("name", rows(STARTED, ("cubes",)))
 def test_the_first_signal_waits_for_the_item_at_work(made, name, number, tmp_path):
-    folder = shutil.copytree(made.start[name], tmp_path / "tree")
+    folder = shutil.copytree(made(name).start, tmp_path / "tree")
     running = at_work(folder, name, STARTED[name])
     running.kill(number)
     done = running.end()
@@ -55,8 +55,9 @@ def test_the_first_signal_waits_for_the_item_at_work(made, name, number, tmp_pat
     resumed(folder, made, name, name)
 
 
+@pytest.mark.long
 def test_a_second_signal_ends_it_at_once(made, tmp_path):
-    folder = shutil.copytree(made.start["train"], tmp_path / "tree")
+    folder = shutil.copytree(made("train").start, tmp_path / "tree")
     running = at_work(folder, "train", STARTED["train"])
     running.kill(signal.SIGINT)
     time.sleep(0.1)
@@ -66,9 +67,10 @@ def test_a_second_signal_ends_it_at_once(made, tmp_path):
     resumed(folder, made, "train", "train")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_pipeline_waits_for_its_stage(made, number, tmp_path):
-    folder = shutil.copytree(made.start["pipeline"], tmp_path / "tree")
+    folder = shutil.copytree(made("pipeline").start, tmp_path / "tree")
     running = at_work(folder, "pipeline", STARTED["boxes"])
     if number == signal.SIGINT:
         running.kill(number)  # a terminal tells the stage as well
@@ -80,18 +82,20 @@ def test_the_pipeline_waits_for_its_stage(made, number, tmp_path):
     resumed(folder, made, "pipeline", "pipeline")
 
 
+@pytest.mark.long
 def test_two_pipelines_at_once_on_one_folder(made, tmp_path):
-    folder = shutil.copytree(made.start["pipeline"], tmp_path / "tree")
+    folder = shutil.copytree(made("pipeline").start, tmp_path / "tree")
     first = at_work(folder, "pipeline", STARTED["boxes"])
     second = Run(folder, ROWS["pipeline"][0], *NAME, *ROWS["pipeline"][1], "--min_area", "150", log="second_log.txt").end()
     assert second.code == 2 and "another process is at work there" in second.text, second.text
     assert second.text.count("error:") == 1 and "Traceback" not in second.text
     assert first.end().code == 0
-    assert outputs(folder) == made.wanted["pipeline"]
+    assert outputs(folder) == made("pipeline").wanted
 
 
+@pytest.mark.long
 def test_a_killed_pipeline_leaves_its_stage_which_the_next_one_meets(made, tmp_path):
-    folder = shutil.copytree(made.start["pipeline"], tmp_path / "tree")
+    folder = shutil.copytree(made("pipeline").start, tmp_path / "tree")
     running = at_work(folder, "pipeline", STARTED["train"])
     os.kill(running.process.pid, signal.SIGKILL)
     assert running.end().code == -signal.SIGKILL
@@ -117,14 +121,14 @@ def set_read_only(folder, on):
     return not places or subprocess.run([*command, *places], capture_output=True).returncode == 0
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", rows(STAGES, ("cubes",)))
 def test_a_folder_made_read_only_in_mid_run(made, name, tmp_path, long, count):
-    if not shutil.which("chattr") or not set_read_only(made.root / "done_test", True):
+    if not shutil.which("chattr") or not set_read_only(made("cubes").done, True):
         pytest.skip("as root, folders are made read-only by chattr +i, which does not work here")
-    set_read_only(made.root / "done_test", False)
-    changes = [k for k, (event, path, _) in enumerate(made.changes[name]) if event == "open"]
+    set_read_only(made("cubes").done, False)
+    changes = [k for k, (event, path, _) in enumerate(made(name).changes) if event == "open"]
     for k in changes if long else changes[len(changes) // 2:][:1]:
-        folder = shutil.copytree(made.start[name], tmp_path / str(k))
+        folder = shutil.copytree(made(name).start, tmp_path / str(k))
         try:
             done = run(folder, name, fault=Changes(k, ReadOnly()))
         finally:
@@ -182,13 +186,13 @@ def _on_a_small_disk(start, disk, name, changes, results):
     Path(results).write_text(json.dumps(seen))
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", rows(STAGES, ("boxes",)))
 def test_a_disk_that_fills_half_way(made, name, tmp_path, long, count):
     """At every file that is opened for writing, on a small tmpfs."""
-    changes = [k for k, (event, path, new) in enumerate(made.changes[name]) if event == "open" and new]
+    changes = [k for k, (event, path, new) in enumerate(made(name).changes) if event == "open" and new]
     chosen, disk, results = changes if long else changes[len(changes) // 2:][:1], tmp_path / "disk", tmp_path / "results.json"
     disk.mkdir()
-    process = forks.Process(target=_on_a_small_disk, args=(made.start[name], disk, name, chosen, results))
+    process = forks.Process(target=_on_a_small_disk, args=(made(name).start, disk, name, chosen, results))
     process.start()
     process.join(600)
     seen = json.loads(results.read_text())
@@ -198,12 +202,12 @@ def test_a_disk_that_fills_half_way(made, name, tmp_path, long, count):
         assert codes == [2, 0], f"{name} {k}: {codes}\n{first}\n{text}"
         assert first.count("error:") == 1 and "Traceback" not in first + text, f"{name} {k}: {first}"
         assert not left, f"{name} {k}: left {left}"
-        assert found == made.wanted[name], f"{name} {k}"
+        assert found == made(name).wanted, f"{name} {k}"
         count(name, "disk full half-way")
     assert len(seen) == len(chosen)
 
 
-def test_space_is_checked_before_a_stage_starts(made, tmp_path, monkeypatch):
+def test_space_is_checked_before_a_stage_starts(tmp_path):
     from utils import files
     from utils.errors import UserError
 

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from stages import NAME, ROWS, STAGES, Run, outputs, resumed, run, tries
+from stages import NAME, ROWS, STAGES, Run, outputs, resumed, rows, run, tries
 
 OUTPUTS = {"boxes": ["bboxes.npy"], "cubes": ["stc_raw.npy", "stc_of.npy"], "test": ["metrics.json", "box_scores.npy"]}
 AT_WORK = (".part", ".resume.pt", "cubes.part.json", "record.json")
@@ -13,7 +13,7 @@ AT_WORK = (".part", ".resume.pt", "cubes.part.json", "record.json")
 
 def whole_or_not_there(folder, made, name):
     """Every file under its final name is that of before or that of after, and a record never vouches for another's."""
-    there, before, after = outputs(folder), made.stale[name], made.wanted[name]
+    there, before, after = outputs(folder), made(name).stale, made(name).wanted
     for path, found in there.items():
         if not any(word in path for word in AT_WORK) and not path.endswith("flow.json"):
             assert found in (before.get(path), after.get(path)), f"{path} is neither the old file nor the new one"
@@ -26,13 +26,13 @@ def whole_or_not_there(folder, made, name):
                 assert there.get(other) == of[other], f"{path} vouches for another {other}"
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", rows(STAGES, ("flow", "boxes", "cubes", "train")))
 def test_every_write_and_rename_interrupted_once(made, name, tmp_path, long, count):
-    all_tries = list(tries(made.changes[name]))
+    all_tries = list(tries(made(name).changes))
     assert len(all_tries) > 8, all_tries
-    chosen = all_tries if long else random.Random(name).sample(all_tries, 3)
+    chosen = all_tries if long else random.Random(name).sample(all_tries, 2)
     for number, (what, fault) in enumerate(chosen):
-        folder = shutil.copytree(made.start[name], tmp_path / str(number))
+        folder = shutil.copytree(made(name).start, tmp_path / str(number))
         killed = run(folder, name, fault=fault)
         assert killed.code < 0, f"{name} {what}: was not killed: {killed.code} {killed.text}"
         whole_or_not_there(folder, made, name)
@@ -41,15 +41,15 @@ def test_every_write_and_rename_interrupted_once(made, name, tmp_path, long, cou
         count(name, "half-way" if "half-way" in what else "before " + what.split()[2])
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", rows(ROWS, ("boxes", "cubes")))
 def test_killed_at_random_moments(made, name, tmp_path, long, count):
     """Up to three kills in a row before it may end: 50 kills of each row, 300 in all, that met it at work."""
     rng, kills, number = random.Random(f"kill {name}"), 0, 0
     while kills < (50 if long else 2):
-        folder = shutil.copytree(made.start[name], tmp_path / str(number))
+        folder = shutil.copytree(made(name).start, tmp_path / str(number))
         for _ in range(3):
             at_work = Run(folder, ROWS[name][0], *NAME, *ROWS[name][1])
-            at_work.process.join(rng.uniform(0, made.seconds[name]))
+            at_work.process.join(rng.uniform(0, made(name).seconds))
             at_work.kill()
             killed = at_work.end().code < 0
             kills += killed

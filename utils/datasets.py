@@ -185,7 +185,7 @@ def _video(path, testing):
         frames = tuple(e.name for e in _listing(path) if e.suffix.lower() in IMAGES)
         if not frames:
             raise UserError(f"{path}: no frames in it (looked for {', '.join(sorted(IMAGES))})")
-    elif path.suffix.lower() in VIDEOS:
+    elif path.is_file() and path.suffix.lower() in VIDEOS:
         count = int(cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT))
         if count < 1:
             raise UserError(f"{path}: OpenCV cannot read this video")

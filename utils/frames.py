@@ -42,7 +42,7 @@ def load(video, wanted, workers=0, on_bad_frame="stop", repeated=None):
     that of the others.
     """
     frames = _decode_file(video, wanted) if video.is_file else parallel(
-        lambda t: _decode_image(video.path / video.frames[t]), wanted, workers)
+        lambda t: decode_image(video.path / video.frames[t]), wanted, workers)
     last = None
     for t, frame in zip(wanted, frames):
         if frame is None:
@@ -56,7 +56,8 @@ def load(video, wanted, workers=0, on_bad_frame="stop", repeated=None):
         yield frame
 
 
-def _decode_image(path):
+def decode_image(path, flags=cv2.IMREAD_COLOR):
+    """The image in a file as an array, or None where it is damaged. Raises UserError where there is no file, or a huge image."""
     if not path.is_file():  # a named pipe would be waited for
         raise UserError(f"{path}: cannot be read (it is no file)")
     try:
@@ -64,7 +65,7 @@ def _decode_image(path):
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        image = cv2.imdecode(data, flags) if data.size else None
     except cv2.error:  # a header that tells of more than 2^30 pixels, for one
         return None
     _require_size(image, path)
@@ -93,7 +94,7 @@ def _replacement(video, t, last, on_bad_frame):
     what = f"{where}: frame {t + 1} of {len(video)} cannot be decoded (damaged or cut short)"
     if on_bad_frame == "stop":
         raise UserError(f"{what}: replace it, or repeat the frame before it with --on_bad_frame repeat")
-    earlier = iter([last]) if video.is_file else (_decode_image(video.path / video.frames[k]) for k in range(t - 1, -1, -1))
+    earlier = iter([last]) if video.is_file else (decode_image(video.path / video.frames[k]) for k in range(t - 1, -1, -1))
     before = next((frame for frame in earlier if frame is not None), None)
     if before is None:
         raise UserError(f"{what}, and there is no frame before it to repeat: replace it")
@@ -104,7 +105,7 @@ def _replacement(video, t, last, on_bad_frame):
 def size_of(video):
     """(H, W) of a video's frames, read from its first decodable one."""
     frames = _decode_file(video, range(len(video))) if video.is_file else (
-        _decode_image(video.path / name) for name in video.frames)
+        decode_image(video.path / name) for name in video.frames)
     for frame in frames:
         if frame is not None:
             _require_size(frame, video.path)

@@ -57,7 +57,7 @@ def load(video, wanted, workers=0, on_bad_frame="stop", repeated=None):
 
 
 def decode_image(path, flags=cv2.IMREAD_COLOR):
-    """The image in a file as an array, or None where it is damaged. Raises UserError where there is no file, or a huge image."""
+    """The image in a file, or None where it is damaged. Raises UserError where there is no file, or the image is huge."""
     if not path.is_file():  # a named pipe would be waited for
         raise UserError(f"{path}: cannot be read (it is no file)")
     try:

@@ -12,10 +12,9 @@ import subprocess
 import sys
 import time
 
-from utils.config import STAGES, SUITE, parse_config
+from utils.config import STAGES, SUITE, flow_is_read, parse_config, stage_takes
 from utils.record import SCRIPTS
 from utils.run import run
-from utils.settings import SETTINGS
 
 
 def main():
@@ -23,13 +22,13 @@ def main():
     words = flags_given(sys.argv[1:])
     started = time.monotonic()
     for stage in STAGES:
-        if stage == "flow" and cfg.boxes_from and not (cfg.use_flow or cfg.drop_still_boxes):
+        if stage == "flow" and not flow_is_read(cfg):
             print("== flow: skipped, no later stage reads it with --boxes_from", flush=True)
             continue
         if stage == "train" and cfg.model:
             print(f"== train: skipped, scoring uses {cfg.model}", flush=True)
             continue
-        command = [SCRIPTS[stage], *(word for name, pair in words for word in pair if knows(stage, name))]
+        command = [SCRIPTS[stage], *(word for name, pair in words for word in pair if stage_takes(stage, name))]
         print(f"== {stage}: python {' '.join(command)}", flush=True)
         code = subprocess.run([sys.executable, str(SUITE / command[0]), *command[1:]]).returncode
         if code:
@@ -47,14 +46,6 @@ def flags_given(argv):
         else:
             found[-1][1].append(word)
     return found
-
-
-def knows(stage, name):
-    """Whether a stage takes a flag."""
-    setting = SETTINGS.get(name)
-    if name.startswith("extract_"):
-        return stage == "cubes"
-    return setting is None or stage in setting.stages.split()
 
 
 if __name__ == "__main__":

@@ -174,8 +174,7 @@ EXPERIMENT = """
 title = Modes
 seeds = 0,1
 [settings]
-flow_method = dis
-detector = none
+boxes_from = data/UCSDped2/test/bboxes.npy
 num_feature_root = 4
 epochs = 30
 warmup_epoch = 1
@@ -190,10 +189,7 @@ UCSDped2 mixture 0 = 97.2
 """
 
 
-def test_a_killed_experiment_gives_the_same_table(suite, tmp_path):
-    from trees import ucsd_tree
-
-    ucsd_tree(tmp_path)
+def test_a_killed_experiment_gives_the_same_table(copy):
     os.mkdir("experiments")
     for name in ("whole", "killed"):
         Path(f"experiments/{name}.cfg").write_text(EXPERIMENT)

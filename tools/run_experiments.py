@@ -32,7 +32,7 @@ from utils.config import SUITE, flow_is_read, parse_config, stage_settings, stag
 from utils.datasets import RAW
 from utils.errors import UserError
 from utils.run import locked, run
-from utils.settings import END, SETTINGS
+from utils.settings import SETTINGS
 
 SHARED = ("bboxes.npy", "boxes.json", "stc_raw.npy", "stc_of.npy", "cubes.json")
 BESIDE_SETTINGS = ("dataset_name", "mode", "config")
@@ -161,15 +161,12 @@ def link(source, target, names):
 
 def take_over(out, cfg, data):
     """Takes the models of a run with the same seed that differs in nothing but the training's end, if there is one."""
-    def training(settings):
-        return {key: value for key, value in settings.items() if key not in END}
-
     if (data / "train.json").is_file() or any(data.glob("model_*.pt")):
         return
-    made = files.load_json(data / "cubes.json")["id"]
+    wanted = record.training_id(record.wanted(cfg, "train", cubes=files.load_json(data / "cubes.json")["id"]))
     for other in sorted(out.glob(f"runs/*/*/data/{cfg.dataset_name}/{cfg.mode}/train.json")):
         content = files.load_json(other)
-        if content["input"]["cubes"] == made and training(content["settings"]) == training(stage_settings(cfg, "train")):
+        if record.training_id(content) == wanted:
             return link(other.parent, data, content["models"])
 
 

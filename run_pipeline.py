@@ -8,15 +8,12 @@ the stages are taken here and handed on to those that know them. A stage that fa
 flow is left out where nothing reads it (--boxes_from without --use_flow).
 """
 
-import signal
-import subprocess
 import sys
 import time
 
-from utils.config import STAGES, SUITE, parse_config
+from utils.config import STAGES, SUITE, flow_is_read, parse_config, stage_takes
 from utils.record import SCRIPTS
-from utils.run import run
-from utils.settings import SETTINGS
+from utils.run import run, run_stage
 
 
 def main():
@@ -24,38 +21,19 @@ def main():
     words = flags_given(sys.argv[1:])
     started = time.monotonic()
     for stage in STAGES:
-        if stage == "flow" and cfg.boxes_from and not (cfg.use_flow or cfg.drop_still_boxes):
+        if stage == "flow" and not flow_is_read(cfg):
             print("== flow: skipped, no later stage reads it with --boxes_from", flush=True)
             continue
         if stage == "train" and cfg.model:
             print(f"== train: skipped, scoring uses {cfg.model}", flush=True)
             continue
-        command = [SCRIPTS[stage], *(word for name, pair in words for word in pair if knows(stage, name))]
+        command = [SCRIPTS[stage], *(word for name, pair in words for word in pair if stage_takes(stage, name))]
         print(f"== {stage}: python {' '.join(command)}", flush=True)
         code = run_stage([sys.executable, str(SUITE / command[0]), *command[1:]])
         if code:
             print(f"== {stage} ended with exit code {code}; the same command goes on from there", file=sys.stderr)
             sys.exit(code if code > 0 else 128 - code)
     print(f"== all stages done in {time.monotonic() - started:,.0f} s")
-
-
-def run_stage(command):
-    """Runs a stage as a process of its own and waits for it, so that it can finish its item; returns its exit code.
-
-    Ctrl-C reaches both processes from the terminal; SIGTERM is handed on, as often as it comes.
-    """
-    interrupted = []
-    stage = subprocess.Popen(command)
-    before = {signal.SIGINT: signal.signal(signal.SIGINT, lambda number, _: interrupted.append(number)),
-              signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, _: stage.send_signal(number))}
-    try:
-        code = stage.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if interrupted and not code:
-        raise KeyboardInterrupt
-    return code
 
 
 def flags_given(argv):
@@ -67,14 +45,6 @@ def flags_given(argv):
         else:
             found[-1][1].append(word)
     return found
-
-
-def knows(stage, name):
-    """Whether a stage takes a flag."""
-    setting = SETTINGS.get(name)
-    if name.startswith("extract_"):
-        return stage == "cubes"
-    return setting is None or stage in setting.stages.split()
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from hypothesis.extra import numpy as hnp
 import calc_optical_flow
 from fore_det.boxes import confident, moving
 from models.spr import SP_MODES, self_paced_weights, thresholds, weighted_loss
-from train import block_seed
 from utils import files, legacy, metrics
+from utils.cubes import BlockCubes
 from utils.datasets import Video
 from utils.errors import UserError
 from utils.frames import batched, parallel
@@ -246,13 +246,14 @@ def test_whatever_flow_is_there_the_rest_is_calculated_in_order(tmp_path_factory
 
 @given(st.integers(0, 2 ** 32), st.integers(0, 3), st.integers(0, 3), st.integers(0, 30), st.integers(2, 50))
 def test_an_epochs_order_depends_on_seed_block_and_epoch_alone(seed, row, column, epoch, count):
-    def order(*key):
-        return np.random.default_rng(block_seed(seed, key[:2], 1 + key[2])).permutation(count).tolist()
+    def block(*place):
+        return BlockCubes(None, np.arange(count), 4, seed, place)
 
-    first = order(row, column, epoch)
-    assert sorted(first) == list(range(count)) and order(row, column, epoch) == first
-    places = ((row, column), (row + 1, column), (row, column + 1))
-    seeds = {block_seed(seed, place, use) for place in places for use in range(4)}
+    cubes, order = block(row, column), block(row, column).order(epoch)
+    assert sorted(order) == list(range(count)) and (cubes.order(epoch) == order).all()
+    values = torch.arange(count)
+    assert cubes.in_order(values[order], epoch).tolist() == values.tolist()
+    seeds = {block(*place).seed_of(use) for place in ((row, column), (row + 1, column), (row, column + 1)) for use in range(4)}
     assert len(seeds) == 12
 
 

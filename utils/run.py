@@ -76,6 +76,29 @@ def finishing(what):
         raise KeyboardInterrupt
 
 
+def run_stage(command, **more):
+    """Runs a stage as a process of its own and waits until it has finished its item; returns its exit code.
+
+    Ctrl-C reaches both processes from the terminal; SIGTERM is handed on, as often as it comes. more: for subprocess.Popen.
+    """
+    stage = subprocess.Popen(command, **more)
+
+    def told(number, _):
+        _told.append(number)
+        if number == signal.SIGTERM:
+            stage.send_signal(number)
+
+    before = {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = stage.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if _told:
+        raise KeyboardInterrupt
+    return code
+
+
 def progress(total, unit, what):
     """A progress bar with rate and time left; a line now and then where the output is no terminal."""
     terminal = sys.stderr.isatty()

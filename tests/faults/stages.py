@@ -29,13 +29,27 @@ FLOW, BOXES, TRAIN = ["--flow_method", "dis"], ["--detector", "none"], [*SMALL, 
 # What is killed: a name, the script, its words, and the words of an earlier run whose output it replaces. A new script is one
 # more row.
 ROWS = {
-    "flow": ("calc_optical_flow.py", FLOW, None),
-    "boxes": ("extract_bbox.py", BOXES, [*BOXES, "--min_area", "150"]),
-    "cubes": ("extract_stc.py", ["--use_flow", "true"], []),
-    "train": ("train.py", [*TRAIN, "--use_flow", "true"], [*TRAIN, "--use_flow", "true", "--seed", "1"]),
-    "test": ("test.py", [], ["--window_size", "1"]),
-    "pipeline": ("run_pipeline.py", [*FLOW, *BOXES, *TRAIN, "--use_flow", "true"], None),
+    "flow": ("calc_optical_flow.py", [*NAME, *FLOW], None),
+    "boxes": ("extract_bbox.py", [*NAME, *BOXES], [*NAME, *BOXES, "--min_area", "150"]),
+    "cubes": ("extract_stc.py", [*NAME, "--use_flow", "true"], NAME),
+    "train": ("train.py", [*NAME, *TRAIN, "--use_flow", "true"], [*NAME, *TRAIN, "--use_flow", "true", "--seed", "1"]),
+    "test": ("test.py", NAME, [*NAME, "--window_size", "1"]),
+    "pipeline": ("run_pipeline.py", [*NAME, *FLOW, *BOXES, *TRAIN, "--use_flow", "true"], None),
+    "experiments": ("tools.run_experiments", ["grid.cfg"], None),
 }
+GRID = """[settings]
+dataset_name = UCSDped2
+flow_method = dis
+detector = none
+num_feature_root = 4
+epochs = 3
+warmup_epoch = 1
+batch_size = 16
+device = cpu
+keep_epochs = 2
+[grid]
+average_last = 0, 2
+"""
 STAGES = list(ROWS)[:5]
 
 
@@ -79,7 +93,7 @@ class Run:
 def run(folder, name, words=None, fault=None, seconds=60):
     """Runs a row of the table to its end; see `Run.end`."""
     script, usual, _ = ROWS[name]
-    return Run(folder, script, *NAME, *(usual if words is None else words), fault=fault).end(seconds)
+    return Run(folder, script, *(usual if words is None else words), fault=fault).end(seconds)
 
 
 def child(folder, script, words, fault, log="log.txt"):
@@ -89,9 +103,9 @@ def child(folder, script, words, fault, log="log.txt"):
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1), os.dup2(out, 2)
     sys.argv = [script, *words]
-    if script == "run_pipeline.py":
-        started = subprocess.Popen
-        subprocess.Popen = lambda command, **more: started(command, **more) if more else _Forked(command)  # git is no stage
+    started = subprocess.Popen
+    subprocess.Popen = lambda command, *args, **more: (
+        _Forked(command, **more) if command[0] == sys.executable else started(command, *args, **more))
     if fault:
         fault()
     _run_script(script)
@@ -100,7 +114,10 @@ def child(folder, script, words, fault, log="log.txt"):
 def _run_script(script):
     code = 1
     try:
-        runpy.run_path(str(SUITE / script), run_name="__main__")
+        if script.startswith("tools."):
+            runpy.run_module(script, run_name="__main__")
+        else:
+            runpy.run_path(str(SUITE / script), run_name="__main__")
         code = 0
     except SystemExit as stop:
         code = stop.code or 0
@@ -111,11 +128,13 @@ def _run_script(script):
 
 
 class _Forked:
-    """Stands in for subprocess.Popen in the pipeline: the stage is forked, not started with imports of its own."""
+    """Stands in for subprocess.Popen where a stage is started: it is forked, not started with imports of its own."""
 
-    def __init__(self, command):
+    def __init__(self, command, stdout=None, stderr=None):
         self.pid = os.fork()
         if not self.pid:
+            for number, file in ((1, stdout), (2, stderr)):
+                os.dup2(file.fileno() if file else number, number)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
             sys.argv = [Path(command[1]).name, *command[2:]]
@@ -193,8 +212,8 @@ def outputs(folder):
     without them and by the bits of their tensors. Locks are left out; everything else, strays too, is compared.
     """
     found = {}
-    for path in sorted(p for top in ("optical_flow", "data", "results") for p in Path(folder, top).rglob("*")):
-        if path.is_file() and path.name != ".lock":
+    for path in sorted(p for top in ("optical_flow", "data", "results", "grid") for p in Path(folder, top).rglob("*")):
+        if path.is_file() and path.name not in (".lock", "run.log", "table.md"):  # the table has seconds; table.csv is the same
             found[str(path.relative_to(folder))] = hashlib.sha256(_essence(path)).hexdigest()
     return found
 
@@ -238,8 +257,9 @@ class Made:
 
     def _make(self, name):
         start, done_in, list_to = (self.root / f"{what}_{name}" for what in ("start", "done", "list"))
-        if name in ("flow", "pipeline"):
+        if name not in STAGES[1:]:
             ucsd_tree(start, frames=6, train=0)
+            (start / "grid.cfg").write_text(GRID)
         else:
             shutil.copytree(self(STAGES[STAGES.index(name) - 1]).done, start)
         if name == "flow":  # replaced where the frames have changed

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from stages import NAME, ROWS, STAGES, Run, outputs, resumed, rows, run, tries
+from stages import ROWS, STAGES, Run, outputs, resumed, rows, run, tries
 
 OUTPUTS = {"boxes": ["bboxes.npy"], "cubes": ["stc_raw.npy", "stc_of.npy"], "test": ["metrics.json", "box_scores.npy"]}
 AT_WORK = (".part", ".resume.pt", "cubes.part.json", "record.json")
@@ -43,18 +43,18 @@ def test_every_write_and_rename_interrupted_once(made, name, tmp_path, long, cou
 
 @pytest.mark.parametrize("name", rows(ROWS, ("boxes", "cubes")))
 def test_killed_at_random_moments(made, name, tmp_path, long, count):
-    """Up to three kills in a row before it may end: 50 kills of each row, 300 in all, that met it at work."""
+    """Up to three kills in a row before it may end: 50 kills of each row that met it at work, 350 in all."""
     rng, kills, number = random.Random(f"kill {name}"), 0, 0
     while kills < (50 if long else 2):
         folder = shutil.copytree(made(name).start, tmp_path / str(number))
         for _ in range(3):
-            at_work = Run(folder, ROWS[name][0], *NAME, *ROWS[name][1])
+            at_work = Run(folder, ROWS[name][0], *ROWS[name][1])
             at_work.process.join(rng.uniform(0, made(name).seconds))
             at_work.kill()
             killed = at_work.end().code < 0
             kills += killed
             count(name, "killed at a random moment" if killed else "was done before the kill")
-            if name != "pipeline":
+            if name in STAGES:
                 whole_or_not_there(folder, made, name)
         resumed(folder, made, name, f"{name}, folder {number}")
         shutil.rmtree(folder)

@@ -86,7 +86,7 @@ def missing(cfg, video, needed):
             path.unlink()
         todo, old = needed, wanted
     if todo and "versions" not in old:  # until the first run has ended in order
-        files.save_json(folder / "flow.json", wanted)
+        record.write(folder / "flow.json", wanted)
     return todo, old
 
 

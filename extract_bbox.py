@@ -79,7 +79,7 @@ def extract(cfg, dataset, folder, wanted):
     files.require_room(folder, 4096 * len(dataset.chosen), "the boxes (about 100 a frame, twice)", "--data_root_dir")
     if (record.load(part / "record.json") or {}).get("id") != wanted["id"]:
         shutil.rmtree(part, ignore_errors=True)
-        files.save_json(part / "record.json", wanted)
+        record.write(part / "record.json", wanted)
     found_by = source_of_boxes(cfg, dataset, repeated)
     rows, sizes, dropped = [], [], 0
     with progress(len(dataset.chosen), "frame", "boxes") as bar:

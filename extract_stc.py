@@ -77,7 +77,7 @@ def extract(cfg, dataset, folder, boxes, sizes, outputs, wanted):
                     for cube in cubes.values():
                         cube.flush()
                     state |= {"videos": position + 1, "seconds": clock(), "repeated": state["repeated"] + repeated}
-                    files.save_json(folder / "cubes.part.json", state)
+                    record.write(folder / "cubes.part.json", state)
             else:
                 bar.update(last - first)
     del cubes

@@ -107,10 +107,15 @@ def load_checkpoint(path, keys):
     Raises UserError if the file is missing, damaged, or has not all of these keys.
     """
     mend = "remove it and run train.py again"
-    with contextlib.suppress(zipfile.BadZipFile, OSError):  # then torch says what is wrong
+    try:
         with zipfile.ZipFile(_require(path)) as archive:
-            if archive.testzip():
-                raise UserError(f"{path}: is damaged (a checksum differs): {mend}")
+            damaged = archive.testzip()
+    except UserError:
+        raise
+    except Exception as error:  # damaged archives raise many different types
+        damaged = error
+    if damaged:
+        raise UserError(f"{path}: not a whole, safe torch file (a checksum differs, {_first_line(damaged)}): {mend}")
     try:
         content = load_torch(path)
     except UserError as error:

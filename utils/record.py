@@ -46,9 +46,14 @@ def training_id(record):
     return digest([settings, record["input"]])
 
 
+def write(path, content):
+    """Writes a record, also one of work that is not finished, with a hash of all that it tells."""
+    files.save_json(path, {**content, "check": _check(content)})
+
+
 def save(path, record, seconds, **counts):
     """Writes a finished output's record."""
-    _write(path, {**record, **counts, "seconds": seconds, "versions": versions(),
+    write(path, {**record, **counts, "seconds": seconds, "versions": versions(),
                   "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])})
 
 
@@ -57,7 +62,8 @@ def load(path):
     if not Path(path).is_file():
         return None
     content = files.load_json(path)
-    if not isinstance(content, dict) or _check(content) != content.get("check", _check(content)):
+    if not isinstance(content, dict) or content.get("check") != _check(content) and (
+            "check" in content or not {"stage", "settings", "input", "id"} <= content.keys()):  # records once had no hash
         raise UserError(f"{path}: this record is damaged or was edited: remove it and run the stage again")
     return content
 
@@ -76,7 +82,7 @@ def verify(path, named, own=True):
                             f"it was written: put the old files back, or remove it and run {SCRIPTS[made['stage']]} again")
     unknown = found.keys() - known.keys()
     if unknown and own:
-        _write(path, {**made, "sha256": known | found})
+        write(path, {**made, "sha256": known | found})
     elif unknown:
         print(f"note: {path} holds no SHA-256 of {', '.join(sorted(unknown))}: run {SCRIPTS[made['stage']]} --verify true")
 
@@ -187,10 +193,6 @@ def boxes_of(folder, boxes_made):
         raise UserError(f"{path}: rows must be finite, sorted by frame, with frames 0 to {boxes_made['num_frames'] - 1} and "
                         "some pixel inside the image: run extract_bbox.py again, or --boxes_from FILE for boxes from elsewhere")
     return boxes
-
-
-def _write(path, content):
-    files.save_json(path, {**content, "check": _check(content)})
 
 
 def _check(content):

@@ -38,13 +38,16 @@ def main():
             with locked(video.flow_folder):
                 todo, old = missing(cfg, video, needed[video])
                 bar.update(len(needed[video]) - len(todo))
+                contents = {"frames": video.frame_files(), "flow": video.flow_files()}
+                if cfg.verify and "sha256" in old:
+                    record.verify(video.flow_folder / "flow.json", contents)
                 if todo:
                     method = method or METHODS[cfg.flow_method](weights_file(cfg.flow_method, cfg.flow_weights), cfg.device)
                     made += calculate(cfg, method, video, todo, old, bar.update)
                 elif "versions" not in old:  # killed after the last flow file
                     finish(video, old, 0, ())
-                if cfg.verify:
-                    record.verify(video.flow_folder / "flow.json", {"frames": video.frame_files(), "flow": video.flow_files()})
+                if cfg.verify and (todo or "sha256" not in old):
+                    record.verify(video.flow_folder / "flow.json", contents | {"flow": video.flow_files()})
     print(f"wrote {made:,} flow files below {Path(cfg.flow_root_dir, dataset.name)} in {clock():,.0f} s "
           f"({total - made:,} were done)")
     print(f"next: python extract_bbox.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
@@ -133,7 +136,8 @@ def finish(video, old, seconds, repeated):
     repeated = sorted({*old.get("repeated", ()), *repeated})
     if repeated:
         print(f"warning: {video.name}: {len(repeated):,} of {len(video):,} frames are damaged, the ones before stand in")
-    record.save(video.flow_folder / "flow.json", old, round(old.get("seconds", 0) + seconds, 1),
+    made_from = {key: value for key, value in old.items() if key != "sha256"}  # there are other files now
+    record.save(video.flow_folder / "flow.json", made_from, round(old.get("seconds", 0) + seconds, 1),
                 flows=len(video.flow_files()), repeated=repeated)
 
 

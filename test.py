@@ -72,6 +72,7 @@ def evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wante
     print(f"reads {folder} and models of {cfg.model or folder}")
     use_flow = any(block.model.use_flow for block in models.blocks.values())
     boxes = record.boxes_of(folder, boxes_made)  # (N, 5)
+    files.require_room(results, 16 * len(boxes) + 10 ** 7, "scores and pictures", "--results_dir")
     cubes = Cubes(folder, use_flow, device_of(cfg.device), cubes_made)
     sizes = record.sizes_of(boxes, boxes_made)  # (N, 2)
     same_cubes = models.recipe["input"].get("cubes") == cubes_made["id"]

@@ -103,6 +103,8 @@ def train_block(cfg, path, cubes, wanted):
     torch.manual_seed(cubes.seed_of(0))
     model = ReconCAE(cfg.num_feature_root, cubes.all.frames, cfg.use_flow, cubes.all.flow_frames)
     model = model.to(cubes.all.device, memory_format=torch.channels_last)
+    size = sum(value.nbytes for value in model.state_dict().values())
+    files.require_room(path.parent, 2 * size * (4 + max(needed(cfg), cfg.keep_epochs)), "the checkpoints", "--data_root_dir")
     state = {"epoch": 0, "step": 0, "seconds": 0,  # epochs done; batches since warm-up
              "log": [],  # one entry per epoch
              "cube_weights": [],  # (n,) float16 per epoch

@@ -162,7 +162,7 @@ def _on_a_small_disk(start, disk, name, changes, results):
     if user:
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"0 {user} 1")
-    mounts = [["mount", "--make-rprivate", "/"], ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)]]
+    mounts = [["mount", "--make-rprivate", "/"], ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(disk)]]
     for command in mounts:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:

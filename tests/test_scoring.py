@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.metrics import evaluate, frame_scores, moving_average, official_results
+from utils.metrics import evaluate, frame_scores, moving_average, normalise, official_results
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +40,35 @@ def test_moving_average_keeps_its_length(length):
 
 def test_one_class_alone_has_no_figures():
     assert evaluate(np.arange(4.0), np.zeros(4, bool))["auroc"] is None
+
+
+def test_one_class_alone_has_every_figure_as_none():
+    for labels in (np.zeros(4, int), np.ones(4, int)):
+        assert evaluate(np.arange(4.0), labels) == {"auroc": None, "eer": None, "average_precision": None}
+
+
+def test_official_results_by_name_with_normal_frames_first():
+    scores, labels = np.array([0.5, 3.0, 1.0, 2.0, 0.0]), [0, 1, 0, 1, 1]  # numbers, as in the official files
+    found = official_results(scores, labels)
+    assert found["preds"].tolist() == [0.5, 1, 3, 2, 0] and found["truth"].tolist() == [0, 0, 1, 1, 1]
+    assert found["roc_auc"] == pytest.approx(4 / 6) == evaluate(scores, labels)["auroc"]
+    assert found["fpr"][[0, -1]].tolist() == found["tpr"][[0, -1]].tolist() == [0, 1]
+    np.testing.assert_array_equal(found["roc_thresholds"][-1:], [0])
+    for name, best in (("norm", 3), ("anom", 0)):  # the surest frame first: abnormal ones by high scores, normal by low
+        assert found[f"pr_thresholds_{name}"][-1] == best
+        assert found[f"pr_thresholds_{name}"][0] == (0 if name == "norm" else -3)
+        assert found[f"precision_{name}"][-1] == 1 and found[f"recall_{name}"][0] == 1
+
+
+def test_normalised_scores():
+    losses = np.array([[1.0, 4.0], [3.0, 4.0]])
+    assert normalise(losses, losses.mean(axis=0), losses.std(axis=0)).tolist() == [[-1, 0], [1, 0]]  # a std of 0 counts as 1
+    assert normalise(np.array([7.0]), 5, 0).tolist() == [2] and normalise(np.array([7.0]), 5, 0.5).tolist() == [4]
+
+
+def test_types_and_windows_of_one_frame_stay():
+    boxes = np.array([[0, 1, 1, 9, 9]], np.float32)
+    assert frame_scores(np.float32([2]), boxes, 2, (20, 20)).dtype == np.float32
+    scores = np.arange(5)
+    assert moving_average(scores, 1) is scores and moving_average(np.empty(0), 3).shape == (0,)
+    assert moving_average(scores, 2).tolist() == [0, 0.5, 1.5, 2.5, 3.5]

@@ -37,7 +37,10 @@ def main():
                 bar.update(len(needed[video]) - len(todo))
                 if todo:
                     method = method or METHODS[cfg.flow_method](weights_file(cfg.flow_method, cfg.flow_weights), cfg.device)
+                    start = record.load(video.flow_folder / "flow.json")
+                    here = Clock(start.get("seconds", 0))
                     made += calculate(cfg, method, video, todo, bar.update)
+                    record.save(video.flow_folder / "flow.json", start, here())
     print(f"wrote {made:,} flow files below {Path(cfg.flow_root_dir, dataset.name)} in {clock():,.0f} s "
           f"({total - made:,} were done)")
     print(f"next: python extract_bbox.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
@@ -71,7 +74,7 @@ def missing(cfg, video, needed):
             path.unlink()
         todo = needed
     if todo:
-        files.save_json(folder / "flow.json", wanted)
+        files.save_json(folder / "flow.json", old if old["id"] == wanted["id"] else wanted)
     return todo
 
 

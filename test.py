@@ -9,6 +9,7 @@ reads   data/D/MODE/bboxes.npy and cubes; the models there, or those of --model 
         (also of another mode or dataset), or an official D_model.npy with its training scores beside it
 writes  results/D/MODE/box_scores.npy (N,), frame_scores.npy (F,) before smoothing, labels.npy (F,)
         results/D/MODE/metrics.json: AUROC, EER, average precision, and what they were computed from
+        results/D/MODE/events.csv: where the score is above --event_z or among the --event_share highest
         results/D/MODE/frame_results.npz: curves under the official names
         results/D/MODE/roc.png, scores.png, cubes.png
 Without labels there are scores and no AUROC. Protocol of the one-class literature, outside the paper: train.py --mode
@@ -20,9 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from models.checkpoint import load_models
-from utils import files, metrics, plots, record
+from utils import events, files, metrics, plots, record
 from utils.config import dataset_of, parse_config
 from utils.cubes import Cubes, score
+from utils.datasets import rates
 from utils.errors import UserError
 from utils.labels import read_labels
 from utils.run import Clock, device_of, locked, precision_of, progress, run
@@ -41,6 +43,8 @@ def main():
     record.require_frames(dataset, boxes_made, folder / "bboxes.npy")
     if any(folder.glob("model_*.resume.pt")):
         print(f"note: {folder} holds a training that is not finished; the one before it is scored")
+    if cfg.model and (note := record.unlike(cfg.model, boxes_made)):
+        print(note)
     labels, source = read_labels(dataset, boxes_made["sizes"])
     statistics = [[number, *block.mean, *block.std] for number, block in models.blocks.items()]
     wanted = record.wanted(cfg, "test", cubes=cubes_made["id"], model=[models.recipe["id"], record.digest(statistics)],
@@ -50,6 +54,7 @@ def main():
         print(f"{results}: scores are {why}")
         if not done:
             evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wanted)
+        find_events(cfg, dataset, folder, results)
     report(files.load_json(results / "metrics.json"), results)
 
 
@@ -98,6 +103,20 @@ def evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wante
         "videos": [[video.name, video.first, len(video.chosen)] for video in dataset.videos]})
     draw(cfg, dataset, results, cubes, boxes, box_scores, smooth, abnormal, figures)
     record.save(results / "test.json", wanted, clock())
+
+
+def find_events(cfg, dataset, folder, results):
+    """Writes events.csv from the scores that are there, so that another threshold costs nothing."""
+    frame_scores, box_scores = (files.load_array(results / f"{kind}_scores.npy") for kind in ("frame", "box"))
+    boxes, spans = files.load_array(folder / "bboxes.npy"), dataset.spans
+    smooth = events.curve(frame_scores, spans, cfg.window_size)
+    limit = events.threshold(smooth, cfg.event_z, cfg.event_share)
+    rows = events.highest_rows(box_scores, boxes, dataset.chosen)
+    found = events.find(smooth, limit, frame_scores, rows, box_scores, boxes, spans)
+    events.save(results / "events.csv", found, dataset, spans, rates(dataset))
+    rule = f"highest {cfg.event_share:.2%} of frames" if cfg.event_share else f"z-score {cfg.event_z:g}"
+    content = files.load_json(results / "metrics.json")
+    files.save_json(results / "metrics.json", {**content, "events": {"rule": rule, "threshold": limit, "count": len(found)}})
 
 
 def score_boxes(cfg, cubes, block, models, same_cubes):
@@ -169,6 +188,8 @@ def report(content, results):
         print(f"frame AUROC {content['auroc']:.2%}   EER {content['eer']:.2%}   "
               f"average precision {content['average_precision']:.2%}   "
               f"(AUROC without smoothing {content['auroc_unsmoothed']:.2%})")
+    found = content["events"]
+    print(f"{found['count']:,} events above {found['threshold']:.2f} ({found['rule']}): {results}/events.csv")
     print(f"wrote {results}/metrics.json, frame_scores.npy, scores.png and more")
 
 

@@ -75,6 +75,17 @@ def require(path, stage, what):
     return record
 
 
+def unlike(model, boxes_made):
+    """A line if the boxes that a folder's models were trained on were found in another way than these, else ""."""
+    theirs = load(Path(model, "boxes.json"))
+    if theirs is None:
+        return ""
+    ways = [{"settings": {key: one["settings"].get(key) for key in ("detector", "score_thr", "cover_thr", "motion_thr")}
+             | {"flow_method": (one["input"].get("flow") or {}).get("flow_method")}, "input": {}} for one in (theirs, boxes_made)]
+    changed = difference(*ways)
+    return changed and f"note: {model} was trained on boxes that were found otherwise ({changed}): scores compare less well"
+
+
 def require_selection(cfg, record, path):
     """Raises UserError if a trial's part of the data (--videos, ...) is not the one that an input was made for."""
     for key in ("videos", "limit_frames", "frame_step"):

@@ -1,0 +1,191 @@
+"""What a report says of a run beside its timelines: figures, the frames worth a look, refinement, how it was made."""
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+
+from utils import events, record
+from utils.datasets import DATASETS
+from utils.metrics import NO_BOX
+from utils.settings import SETTINGS
+
+COUNT = 10  # alarms, misses and false alarms shown
+
+
+def of(res):
+    """All of it, as the template's variables."""
+    return {"protocols": protocols(res.made), "figures": figures(res), "curves": curves(res.path / "frame_results.npz"),
+            "refinement": refinement(res), "stages": stages(res), "settings": settings(res), "versions": versions(res)}
+
+
+def protocols(made):
+    """Rows of the protocol table: name, value, low and high of its interval (or None), whether it is the official one.
+
+    They are what metrics.json holds under "protocols"; without that the official AUROC, smoothed and not.
+    """
+    if made["auroc"] is None:
+        return []
+    known = made.get("protocols") or [
+        {"name": f"all frames in a row, smoothed over {made['settings']['window_size']}", "auroc": made["auroc"],
+         "official": True},
+        {"name": "all frames in a row, not smoothed", "auroc": made["auroc_unsmoothed"]}]
+    return [{"low": None, "high": None, "official": False, **row} for row in known]
+
+
+def figures(res):
+    """Small facts for the headline: (label, value)."""
+    videos, counted = res.dataset.videos, [("videos", f"{len(res.dataset.videos):,}"), ("frames", f"{len(res.curve):,}")]
+    if res.made["auroc"] is not None:
+        counted = [("EER", f"{res.made['eer']:.1%}"), ("average precision", f"{res.made['average_precision']:.1%}"), *counted]
+    if res.labels is not None:
+        counted.append(("abnormal frames", f"{int(res.labels.sum()):,}"))
+    seconds = [len(video) / rate for video, rate in zip(videos, res.rates) if rate]
+    if len(seconds) == len(videos):
+        counted.append(("length", clock_time(sum(seconds))))
+    return [*counted, ("boxes", f"{len(res.boxes):,}"), ("events", f"{len(res.events):,}")]
+
+
+def clock_time(seconds):
+    """75 -> "1:15"."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+def scale(res):
+    """The lowest and highest score that timelines show."""
+    there = res.frame_scores[res.frame_scores > NO_BOX]
+    low = min(0.0, float(res.curve.min()), float(there.min()) if len(there) else 0.0)
+    high = max(float(res.curve.max()), float(there.max()) if len(there) else 0.0, 1.1 * res.limit)
+    return low, high if high > low else low + 1
+
+
+def lists(res):
+    """The highest alarms, and with labels the worst misses and false alarms: dicts of title, text and cards."""
+    spans, curve, limit = res.dataset.spans, res.curve, res.limit
+    top = sorted(res.events, key=lambda event: -event["score"])[:COUNT]
+    found = [{"title": "Highest alarms", "empty": "No score is above the threshold.",
+              "text": f"The events with the highest peaks, of {len(res.events)} above {limit:.2f}.",
+              "cards": [card(res, event["peak"], f"score {event['score']:.2f}", event) for event in top]}]
+    if res.labels is None:
+        return found
+    missed = [(float((limit - curve[a:b]).sum()), a, b) for a, b in events.runs(res.labels & (curve <= limit), spans)]
+    found.append({
+        "title": "Worst misses", "empty": "Every abnormal frame is above the threshold.",
+        "text": "Abnormal frames at or below the threshold: the stretches that lack most, at their lowest frame.",
+        "cards": [card(res, a + int(np.argmin(curve[a:b])), f"lowest {curve[a:b].min():.2f}, {b - a} frames",
+                       {"start": a, "stop": b}) for _, a, b in sorted(missed, reverse=True)[:COUNT]]})
+    normal = [(float(curve[a:b].max()), a + int(np.argmax(curve[a:b])), a, b)
+              for a, b in events.runs(~res.labels, spans)]
+    found.append({
+        "title": "Worst false alarms", "empty": "There is no normal frame.",
+        "text": f"Normal stretches with the highest scores; {sum(s > limit for s, *_ in normal)} of {len(normal)} reach "
+                "above the threshold.",
+        "cards": [card(res, peak, f"score {score:.2f}" + ("" if score > limit else ", below the threshold"), None)
+                  for score, peak, a, b in sorted(normal, reverse=True)[:COUNT]]})
+    return found
+
+
+def card(res, i, text, event):
+    """A frame worth a look: where it is, and its highest box in percent of the frame."""
+    v, frame = res.video_of(i)
+    (height, width), row, start = res.sizes[v], res.highest[i], res.dataset.spans[v][0]
+    box = None
+    if row >= 0:
+        x1, y1, x2, y2 = res.boxes[row, 1:].clip(0, [width, height] * 2)
+        box = [100 * x1 / width, 100 * y1 / height, 100 * (x2 - x1) / width, 100 * (y2 - y1) / height]
+    chosen = res.dataset.videos[v].chosen
+    return {"i": i, "v": v, "place": i - start, "video": res.dataset.videos[v].name, "frame": frame + 1, "text": text,
+            "box": box, "ratio": width / height, "second": clock_time(frame / res.rates[v]) if res.rates[v] else "",
+            "frames": [chosen[event["start"] - start] + 1, chosen[event["stop"] - 1 - start] + 1] if event else None}
+
+
+def curves(path):
+    """ROC and precision-recall curve as SVG paths in a box of 100 x 100, or []."""
+    if not path.is_file():
+        return []
+    with np.load(path) as known:
+        roc = known["fpr"], known["tpr"], float(known["roc_auc"])
+        recall, precision, area = known["recall_norm"], known["precision_norm"], float(known["pr_auc_norm"])
+    return [{"title": "ROC", "x": "false positive rate", "y": "true positive rate", "area": roc[2], "path": line(*roc[:2])},
+            {"title": "Precision and recall", "x": "recall", "y": "precision", "area": area, "path": line(recall, precision)}]
+
+
+def line(x, y, points=400):
+    """(n,), (n,) in 0..1 -> an SVG path, of not many more than `points` points."""
+    kept = np.unique(np.linspace(0, len(x) - 1, points).astype(int))
+    return "M" + "L".join(f"{100 * a:.2f} {100 - 100 * b:.2f}" for a, b in zip(x[kept], y[kept]))
+
+
+def model_folder(res):
+    """Where the models lie that gave the scores, or None where they come from an official file."""
+    folder = Path(res.made["model"])
+    return folder if folder.is_dir() else None
+
+
+def refinement(res):
+    """What training did per epoch, from training_log.csv: list of blocks with their rows, or []."""
+    path = (model_folder(res) or Path()) / "training_log.csv"
+    if not model_folder(res) or not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    blocks = {}
+    for row in rows:
+        row["between"] = max(0.0, 1 - row["weight_1"] - row["weight_0"])
+        blocks.setdefault((int(row["row"]), int(row["column"])), []).append(row)
+    highest = max(max(row["weight_0"] + row["between"] for row in rows), 0.01)
+    return [{"name": f"block {row}, {column}" if len(blocks) > 1 else "", "rows": of_block, "top": highest}
+            for (row, column), of_block in blocks.items()]
+
+
+def stages(res):
+    """Seconds, bytes and command of each stage."""
+    flow = [record.load(video.flow_folder / "flow.json") or {} for video in res.dataset.videos]
+    trained = model_folder(res)
+    known = [("optical flow", flow, [video.flow_folder for video in res.dataset.videos], "*.npy"),
+             ("boxes", [record.load(res.folder / "boxes.json")], [res.folder], "bboxes.npy"),
+             ("cubes", [record.load(res.folder / "cubes.json")], [res.folder], "stc_*.npy"),
+             ("training", [record.load(trained / "train.json")] if trained else [], [trained] if trained else [], "model_*.pt"),
+             ("scores", [record.load(res.path / "test.json")], [res.path], "*")]
+    found = []
+    for name, records, folders, pattern in known:
+        records = [one for one in records if one and one.get("command")]
+        seconds = sum(one["seconds"] for one in records) if records else None
+        found.append({"name": name, "seconds": seconds, "bytes": sum(size_of(folder, pattern) for folder in folders),
+                      "commands": list(dict.fromkeys(f"python {one['command']}" for one in records))})
+    return found
+
+
+def size_of(folder, pattern):
+    """Bytes of the files in a folder that match, reports left out."""
+    return sum(os.stat(path).st_size for path in Path(folder).glob(pattern)
+               if path.is_file() and not path.name.startswith("report"))
+
+
+def settings(res):
+    """Name, value, default and whether they differ, of every setting that was read."""
+    flow = res.made["input"].get("flow") or {}
+    values = {**{key: flow[key] for key in flow if key in SETTINGS}, **res.made["settings"]}
+    special = {key: value for key, value in DATASETS.get(res.cfg.dataset_name, {}).items() if key in SETTINGS}
+    return [{"name": name, "value": shown(values[name]), "default": shown(special.get(name, SETTINGS[name].default)),
+             "own": values[name] != special.get(name, SETTINGS[name].default)} for name in SETTINGS if name in values]
+
+
+def shown(value):
+    """A setting's value as a user would type it."""
+    return {True: "true", False: "false", "": "–", None: "–"}.get(value, value) if not isinstance(value, (int, float)) or (
+        isinstance(value, bool)) else f"{value:g}"
+
+
+def versions(res):
+    """Packages and their versions at scoring, and at the other stages where they differ."""
+    files_of = {"boxes": res.folder / "boxes.json", "cubes": res.folder / "cubes.json", "scores": res.path / "test.json"}
+    if model_folder(res):
+        files_of["training"] = model_folder(res) / "train.json"
+    known = {stage: (record.load(path) or {}).get("versions", {}) for stage, path in files_of.items()}
+    last = known.pop("scores")
+    return [{"name": name, "version": version, "other": ", ".join(
+        f"{stage} {other[name]}" for stage, other in known.items() if other.get(name, version) != version)}
+        for name, version in last.items()]

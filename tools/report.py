@@ -109,8 +109,9 @@ def write(res, shots, megabytes, made_from):
             timelines = [timeline(res, v, low, high) for v in videos]
             best = max(videos, key=lambda v: timelines[videos.index(v)]["peak"])
             peak = int(np.argmax(res.curve[slice(*res.dataset.spans[best])]))
-            data = {"start": [videos.index(best), peak], "limit": res.limit, "patch": res.made["settings"].get("patch_size", 32), "palette": pictures.palette(), "videos": [
-                content(res, v, frames_shown, cubes_shown) for v in videos]}
+            data = {"start": [videos.index(best), peak], "limit": res.limit, "palette": pictures.palette(),
+                    "patch": res.made["settings"].get("patch_size", 32),
+                    "videos": [content(res, v, frames_shown, cubes_shown) for v in videos]}
             if len(groups) > 1:
                 save(res.path / page, template.render(common, timelines=timelines, data=data, lists=[], index=False))
                 overview += [{**line, "page": page} for line in timelines]

@@ -80,9 +80,9 @@ def unlike(model, boxes_made):
     theirs = load(Path(model, "boxes.json"))
     if theirs is None:
         return ""
-    ways = [{"settings": {key: one["settings"].get(key) for key in ("detector", "score_thr", "cover_thr", "motion_thr")}
-             | {"flow_method": (one["input"].get("flow") or {}).get("flow_method")}, "input": {}} for one in (theirs, boxes_made)]
-    changed = difference(*ways)
+    changed = difference(*({"input": {}, "settings": {
+        **{key: made["settings"].get(key) for key in ("detector", "score_thr", "cover_thr", "motion_thr")},
+        "flow_method": (made["input"].get("flow") or {}).get("flow_method")}} for made in (theirs, boxes_made)))
     return changed and f"note: {model} was trained on boxes that were found otherwise ({changed}): scores compare less well"
 
 

@@ -189,7 +189,8 @@ def report(content, results):
               f"average precision {content['average_precision']:.2%}   "
               f"(AUROC without smoothing {content['auroc_unsmoothed']:.2%})")
     found = content["events"]
-    print(f"{found['count']:,} events above {found['threshold']:.2f} ({found['rule']}): {results}/events.csv")
+    print(f"{found['count']:,} events above {found['threshold']:.2f} ({found['rule']}): {results}/events.csv"
+          + ("" if found["count"] else "; for more take a lower --event_z, or --event_share 0.05"))
     print(f"wrote {results}/metrics.json, frame_scores.npy, scores.png and more")
 
 

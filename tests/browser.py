@@ -87,6 +87,10 @@ class Browser:
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left" if pressed else "none",
                   clickCount=int(pressed))
 
+    def touch(self, kind, *point):
+        """kind: touchStart, touchMove, touchEnd (without a point)."""
+        self.call("Input.dispatchTouchEvent", type=kind, touchPoints=[dict(zip("xy", point))] if point else [])
+
     def key(self, name):
         """Presses a key such as ArrowRight."""
         code = {"ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35, "Escape": 27, "Tab": 9}[name]

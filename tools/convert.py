@@ -32,6 +32,8 @@ def main():
     parser.add_argument("source", metavar="SOURCE", type=Path)
     parser.add_argument("target", metavar="TARGET", type=Path)
     parser.add_argument("--flow_dtype", choices=("float16", "float32"), default="float16", help="(default: float16)")
+    parser.add_argument("--frames", type=int, help="number of frames, where a file of (N, 5) rows stands alone "
+                        "(default: up to the last box)")
     args = parser.parse_args()
     if not args.source.exists():
         raise UserError(f"{args.source}: no such file or folder")
@@ -42,7 +44,7 @@ def main():
 
 def convert_boxes(args):
     """Ours to theirs, theirs to ours, and COCO by the suffix .json."""
-    rows, num_frames, ours = boxes_in(args.source)
+    rows, num_frames, ours = boxes_in(args.source, args.frames)
     if args.target.suffix == ".json":
         files.save_json(args.target, coco(rows, images(args.source, num_frames)))
         form = "COCO"
@@ -56,8 +58,8 @@ def convert_boxes(args):
     print(f"wrote {args.target}: {len(rows):,} boxes in {num_frames:,} frames, {form}")
 
 
-def boxes_in(path):
-    """The rows (N, 5) in a file, the number of frames, and whether it is in our own form."""
+def boxes_in(path, count=None):
+    """The rows (N, 5) in a file, the number of frames (count, where nothing else tells), and whether it is in our own form."""
     if path.suffix == ".json":
         content = files.load_json(path)
         try:
@@ -72,7 +74,7 @@ def boxes_in(path):
     if array.ndim == 2 and array.shape[1] == 5:
         made = record.load(path.with_name("boxes.json"))
         last = int(array[:, 0].max()) + 1 if len(array) else 0
-        num_frames = made["num_frames"] if made and path.name == "bboxes.npy" else last
+        num_frames = made["num_frames"] if made and path.name == "bboxes.npy" else count or last
         return read_boxes(path, num_frames), num_frames, True
     return read_boxes(path, len(array)), len(array), False
 

@@ -65,9 +65,11 @@ def lists(res):
     """The highest alarms, and with labels the worst misses and false alarms: dicts of title, text and cards."""
     spans, curve, limit = res.dataset.spans, res.curve, res.limit
     top = sorted(res.events, key=lambda event: -event["score"])[:COUNT]
-    found = [{"title": "Highest alarms", "empty": "No score is above the threshold.",
-              "text": f"The events with the highest peaks, of {len(res.events)} above {limit:.2f}.",
-              "cards": [card(res, event["peak"], f"score {event['score']:.2f}", event) for event in top]}]
+    cards = [card(res, event["peak"], f"score {event['score']:.2f}", event) for event in top]
+    cards += [card(res, i, f"score {curve[i]:.2f}, below the threshold", None) for i in peaks(res, COUNT - len(top))]
+    found = [{"title": "Highest alarms", "empty": "There is no frame.", "cards": cards,
+              "text": f"{len(res.events)} events are above {limit:.2f}" + (
+                  f"; shown are the {len(top)} highest." if len(top) == COUNT else ", then the highest peaks below it.")}]
     if res.labels is None:
         return found
     missed = [(float((limit - curve[a:b]).sum()), a, b) for a, b in events.runs(res.labels & (curve <= limit), spans)]
@@ -84,6 +86,21 @@ def lists(res):
                 "above the threshold.",
         "cards": [card(res, peak, f"score {score:.2f}" + ("" if score > limit else ", below the threshold"), None)
                   for score, peak, a, b in sorted(normal, reverse=True)[:COUNT]]})
+    return found
+
+
+def peaks(res, count, apart=25):
+    """Indices of the highest frames outside events, not closer together than `apart` within a video."""
+    free, found = res.curve <= res.limit, []
+    spans = res.dataset.spans
+    for event in res.events:
+        low, high = spans[event["video"]]
+        free[max(low, event["start"] - apart):min(high, event["stop"] + apart)] = False
+    while len(found) < count and free.any():
+        i = int(np.argmax(np.where(free, res.curve, -np.inf)))
+        low, high = spans[res.video_of(i)[0]]
+        free[max(low, i - apart):min(high, i + apart + 1)] = False
+        found.append(i)
     return found
 
 

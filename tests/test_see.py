@@ -17,7 +17,8 @@ from trees import draw
 from utils import events
 
 TRAIN = ["--num_feature_root", "4", "--epochs", "3", "--warmup_epoch", "1", "--batch_size", "32", "--device", "cpu"]
-ODD = ("Hof 1 – Süd", "50 % Nacht", "Flur (äöü) #2")
+ODD = ("Hof 1 – Süd", "50 % <i>Nacht&", "Flur (äöü) #2")
+NIGHT = "50 _ <i>Nacht&"  # the second as the dataset names it: OpenCV takes % for a pattern of numbers
 
 
 def film(path, video, codec, rate, size=None):
@@ -78,7 +79,7 @@ def test_own_videos_from_files_to_report(copy):
     config = Path("configs/own.cfg").read_text()
     assert "min_area = 64" in config and "flow_method = dis" in config and "layout = plain" in config
     prepared = {row["video"]: row for row in csv.DictReader(open("raw_datasets/own/videos.csv", encoding="utf-8"))}
-    assert set(prepared) == {ODD[0], "50 _ Nacht", ODD[2]} and prepared["50 _ Nacht"]["fps"] == "12.5"
+    assert set(prepared) == {ODD[0], NIGHT, ODD[2]} and prepared[NIGHT]["fps"] == "12.5"
     assert Path(f"raw_datasets/own/videos/{ODD[0]}.mp4").is_symlink()
     frames = sorted(Path(f"raw_datasets/own/videos/{ODD[2]}").iterdir())
     assert [int(Path(f).resolve().stem) for f in frames] == list(range(1, 31))
@@ -94,7 +95,7 @@ def test_events_are_what_the_scores_say(copy):
     rows = list(csv.DictReader(open("results/own/test/events.csv", encoding="utf-8")))
     frame_scores = np.load("results/own/test/frame_scores.npy")
     boxes, box_scores = np.load("data/own/test/bboxes.npy"), np.load("results/own/test/box_scores.npy")
-    first = {name: 30 * k for k, name in enumerate(sorted((ODD[0], "50 _ Nacht", ODD[2])))}
+    first = {name: 30 * k for k, name in enumerate(sorted((ODD[0], NIGHT, ODD[2])))}
     assert rows and sum(int(r["last_frame"]) - int(r["first_frame"]) + 1 for r in rows) <= 0.3 * 90 + 1
     for row in rows:
         peak = first[row["video"]] + int(row["peak_frame"]) - 1
@@ -103,7 +104,7 @@ def test_events_are_what_the_scores_say(copy):
         box = boxes[here][np.argmax(box_scores[here]), 1:]
         np.testing.assert_allclose([float(row[k]) for k in ("x1", "y1", "x2", "y2")], box, atol=0.1)
         assert int(row["first_frame"]) <= int(row["peak_frame"]) <= int(row["last_frame"])
-        rate = {ODD[0]: 25, "50 _ Nacht": 12.5}.get(row["video"])
+        rate = {ODD[0]: 25, NIGHT: 12.5}.get(row["video"])
         assert row["first_second"] == (str(round((int(row["first_frame"]) - 1) / rate, 2)) if rate else "")
     done = run_script("test.py", "--dataset_name", "own", "--event_z", "99")
     assert "done with the same settings" in done.stdout and "0 events above 99.00" in done.stdout
@@ -159,7 +160,7 @@ def test_thinned_resized_and_labelled_frames(own, tmp_path, monkeypatch):
 ])
 def test_bad_words_to_prepare_videos(copy, words, names):
     Path("bad.csv").write_text("a,3\n1,5,2\n")
-    Path("far.csv").write_text("50 % Nacht,3,31\n")
+    Path("far.csv").write_text(f"{ODD[1]},3,31\n")
     Path("who.csv").write_text("nobody,3,4\n")
     done = run_script("tools.prepare_videos", *words, rc=2)
     assert all(name in done.stderr for name in names) and done.stderr.count("error:") == 1

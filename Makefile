@@ -12,6 +12,7 @@ PIP = .venv/bin/pip --disable-pip-version-check
 demo: .venv
 	.venv/bin/python -m tools.make_demo
 	.venv/bin/python run_pipeline.py --dataset_name demo --mode test
+	@echo "open results/demo/test/report.html in a browser"
 
 test: .venv/ready-dev
 	.venv/bin/python -m pytest

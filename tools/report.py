@@ -85,7 +85,8 @@ class Pictures:
 def write(res, shots, megabytes, made_from):
     """Writes report.html, and the pages of groups of videos where one file cannot hold all."""
     lists = summary.lists(res)
-    wanted = sorted({card["i"] for group in lists for card in group["cards"]})
+    wanted = {card["i"] for group in lists for card in group["cards"]} | {event["peak"] for event in res.events}
+    wanted = sorted(wanted | {start + int(np.argmax(res.curve[start:stop])) for start, stop in res.dataset.spans})
     groups = split(res, shots, megabytes)
     pages = [f"report_{k}.html" for k in range(1, len(groups) + 1)] if len(groups) > 1 else ["report.html"]
     page_of = {v: page for page, (videos, _) in zip(pages, groups) for v in videos}

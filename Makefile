@@ -1,13 +1,15 @@
 # make demo   set up, make the demo's videos, run the whole pipeline on them
 # make test   set up, run the tests
 # make .venv  set up alone; again only when the requirements change
+# make mmdet  set up .venv-mmdet, for extract_bbox.py --detector mmdet:CONFIG:CHECKPOINT alone (compiles mmcv: 15 minutes)
 # CPU-only torch (much smaller): make .venv TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 PIP = .venv/bin/pip --disable-pip-version-check
+MMDET_PIP = .venv-mmdet/bin/pip --disable-pip-version-check
 
-.PHONY: demo test lint .venv
+.PHONY: demo test lint .venv mmdet
 
 demo: .venv
 	.venv/bin/python -m tools.make_demo
@@ -35,4 +37,14 @@ lint: .venv/ready-dev
 
 .venv/ready-dev: .venv/ready requirements-dev.txt
 	@$(PIP) install -q -r requirements-dev.txt
+	@touch $@
+
+mmdet: .venv-mmdet/ready
+
+.venv-mmdet/ready: requirements-mmdet.txt
+	@command -v c++ >/dev/null || { echo "error: mmcv needs a C++ compiler: install one (Debian: apt install build-essential python3-dev)"; exit 2; }
+	@echo "setting up .venv-mmdet: compiling mmcv, about 15 minutes"
+	@test -x .venv-mmdet/bin/pip || $(PYTHON) -m venv .venv-mmdet
+	@$(MMDET_PIP) install -q wheel $$(grep -E '^(setuptools|torch|numpy)' requirements-mmdet.txt)
+	@$(MMDET_PIP) install -q --no-build-isolation -r requirements-mmdet.txt
 	@touch $@

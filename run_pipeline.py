@@ -18,10 +18,9 @@ import time
 from pathlib import Path
 
 from utils import record
-from utils.config import STAGES, SUITE, parse_config
+from utils.config import STAGES, SUITE, flow_is_read, parse_config, stage_takes
 from utils.record import SCRIPTS
 from utils.run import run
-from utils.settings import SETTINGS
 
 SHAPE = ("use_flow", "patch_size", "context_frame_num", "context_of_num", "border_mode")  # what a cube is
 REPORT = ("config", "data_root_dir", "results_dir", "device")  # what the report takes of the flags
@@ -31,18 +30,16 @@ def main():
     cfg = parse_config(__doc__)
     words = flags_given(sys.argv[1:])
     words += settings_of_model(cfg, {name for name, _ in words})
-    for name, pair in words:
-        if name == "use_flow":
-            cfg.use_flow = SETTINGS[name].parse(pair[-1].rpartition("=")[2])
+    cfg = parse_config(__doc__, [word for _, pair in words for word in pair])
     started = time.monotonic()
     for stage in STAGES:
-        if stage == "flow" and cfg.boxes_from and not (cfg.use_flow or cfg.drop_still_boxes):
+        if stage == "flow" and not flow_is_read(cfg):
             print("== flow: skipped, no later stage reads it with --boxes_from", flush=True)
             continue
         if stage == "train" and cfg.model:
             print(f"== train: skipped, scoring uses {cfg.model}", flush=True)
             continue
-        given = [word for name, pair in words for word in pair if knows(stage, name)]
+        given = [word for name, pair in words for word in pair if stage_takes(stage, name)]
         start(stage, [SCRIPTS[stage], *given], [str(SUITE / SCRIPTS[stage]), *given])
     given = ["tools.report", cfg.dataset_name, cfg.mode, *(word for name, pair in words for word in pair if name in REPORT)]
     start("report", ["-m", *given], ["-m", *given])
@@ -80,14 +77,6 @@ def flags_given(argv):
         else:
             found[-1][1].append(word)
     return found
-
-
-def knows(stage, name):
-    """Whether a stage takes a flag."""
-    setting = SETTINGS.get(name)
-    if name.startswith("extract_"):
-        return stage == "cubes"
-    return setting is None or stage in setting.stages.split()
 
 
 if __name__ == "__main__":

@@ -13,10 +13,14 @@ autoencoder of the block predicts the cube's optical flow from its frames (motio
 
 reads   data/D/MODE/bboxes.npy, stc_raw.npy; stc_of.npy with --use_flow true
 writes  data/D/MODE/model_ROW_COL.pt    one per block that has cubes: weights, settings, scores of its training cubes
-        data/D/MODE/training_log.csv    per epoch and block: loss, weights, scores
+        data/D/MODE/training_log.csv    per epoch and block: loss, thresholds, weights, scores
+        data/D/MODE/epoch_weights.npy   (epochs, cubes) float16: the self-paced weight of each cube
         data/D/MODE/epoch_scores.npy    with --score_every N: (E, cubes, 1 or 2) float32
         data/D/MODE/train.json          what they were made from
 Every epoch is saved (model_ROW_COL.resume.pt): a stopped run goes on with the next one and ends in the same weights.
+
+The last epoch is a lottery: scores jump between epochs. --recalibrate_bn true and --average_last K end the training in
+another way; a training that is done is ended again without being repeated, where the weights that takes were kept.
 """
 
 from pathlib import Path
@@ -25,12 +29,14 @@ import numpy as np
 import torch
 
 from models.cae import ReconCAE
-from models.spr import self_paced_weights, weighted_loss
+from models.ending import end, snapshot
+from models.spr import self_paced_weights, thresholds, weighted_loss
 from utils import files, record
 from utils.config import parse_config
-from utils.cubes import Cubes, score
+from utils.cubes import BlockCubes, Cubes
 from utils.errors import UserError
 from utils.run import Clock, device_of, locked, precision_of, progress, run
+from utils.settings import END
 from utils.stc import block_of
 
 
@@ -58,84 +64,146 @@ def main():
 
 def train(cfg, folder, cubes, block, wanted):
     """Trains the blocks one after another; block: (N,) int64, the block of each cube."""
-    logs, names, seconds = [], [], 0
-    kept = np.zeros((cfg.epochs // cfg.score_every if cfg.score_every else 0, len(cubes), 2 if cfg.use_flow else 1), np.float32)
+    done = {}  # block -> its checkpoint
     for number in np.unique(block):
-        row, column = divmod(int(number), cfg.w_block)
-        path = folder / f"model_{row}_{column}.pt"
-        names.append(path.name)
-        rows = np.flatnonzero(block == number)
-        finished = files.load_torch(path) if path.is_file() else {}
-        if finished.get("id") != wanted["id"]:
-            finished = train_block(cfg, path, cubes, rows, (row, column), wanted)
-        if len(kept):
-            kept[:, rows] = torch.stack(finished["epoch_scores"])
-        logs += finished["log"]
-        seconds += finished["seconds"]
+        place = divmod(int(number), cfg.w_block)
+        of_block = BlockCubes(cubes, np.flatnonzero(block == number), cfg.batch_size, cfg.seed, place)
+        done[number] = train_block(cfg, folder / "model_{}_{}.pt".format(*place), of_block, wanted)
     (folder / "train.json").unlink(missing_ok=True)  # until the new one is written no models are valid
-    for other in folder.glob("model_*.pt"):
+    names = ["model_{}_{}.pt".format(*state["block"]) for state in done.values()]
+    for other in (*folder.glob("model_*.pt"), *folder.glob("epoch_*.npy")):
         if other.name not in names:  # blocks of an earlier grid, and what was saved on the way
             other.unlink()
-    (folder / "epoch_scores.npy").unlink(missing_ok=True)
-    if len(kept):
-        files.save_array(folder / "epoch_scores.npy", kept)
-    files.save_csv(folder / "training_log.csv", logs)
-    record.save(folder / "train.json", wanted, seconds, models=names)
+    weights = np.empty((cfg.epochs, len(cubes)), np.float16)
+    scored = sorted(set.intersection(*(set(state["epoch_scores"]) for state in done.values())))
+    scores = np.empty((len(scored), len(cubes), 2 if cfg.use_flow else 1), np.float32)
+    for number, state in done.items():
+        weights[:, block == number] = torch.stack(state["cube_weights"])
+        for index, epoch in enumerate(scored):
+            scores[index, block == number] = state["epoch_scores"][epoch]
+    files.save_array(folder / "epoch_weights.npy", weights)
+    if scored:
+        files.save_array(folder / "epoch_scores.npy", scores)
+    files.save_csv(folder / "training_log.csv", [entry for state in done.values() for entry in state["log"]])
+    seconds = sum(state["seconds"] for state in done.values())
+    record.save(folder / "train.json", wanted, seconds, models=names, scored_epochs=scored)
     print(f"wrote {', '.join(names)} in {folder}: {seconds:,.0f} s")
 
 
-def train_block(cfg, path, cubes, rows, place, wanted):
-    """Trains one block's network from its own start, or from where an earlier run stopped; returns its checkpoint."""
+def train_block(cfg, path, cubes, wanted):
+    """Trains one block's network, or goes on where an earlier run stopped, and ends the training; returns its checkpoint."""
     resume = path.with_suffix(".resume.pt")
-    torch.manual_seed(block_seed(cfg.seed, place, 0))
-    model = ReconCAE(cfg.num_feature_root, cubes.frames, cfg.use_flow, cubes.flow_frames)
-    model = model.to(cubes.device, memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(model.parameters(), lr=cfg.lr)
-    state = files.load_torch(resume) if resume.is_file() else {}
-    done, step, log, kept = 0, 0, [], []  # epochs done; batches since warm-up; statistics; scores of kept epochs
-    if state.get("id") == wanted["id"]:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        done, step, log, kept = (state[key] for key in ("epoch", "step", "log", "epoch_scores"))
-        print(f"{resume}: going on after epoch {done} of {cfg.epochs}")
-    clock = Clock(log[-1]["seconds"] if log else 0)
-    autocast = precision_of(cfg.precision, cubes.device)
-    with progress(cfg.epochs * len(rows), "cube", f"block {place[0]},{place[1]}") as bar:
-        bar.update(done * len(rows))
-        for epoch in range(done, cfg.epochs):
-            order = np.random.default_rng(block_seed(cfg.seed, place, 1 + epoch)).permutation(rows)
-            batches = (cubes.batch(order[i:i + cfg.batch_size]) for i in range(0, len(order), cfg.batch_size))
-            stats, step = train_epoch(model, optimizer, batches, epoch, step, autocast, cfg, bar.update)
-            if not np.isfinite(stats["loss"]):
-                raise UserError(f"{path}: the loss is {stats['loss']} in epoch {epoch + 1}: lower --lr, or take "
-                                f"--precision fp32; the epochs before are kept in {resume}")
-            if cfg.score_every and (epoch + 1) % cfg.score_every == 0:
-                kept.append(torch.from_numpy(score(model, cubes, rows, cfg.batch_size, autocast)))  # (n, 1 or 2)
-            log.append({"row": place[0], "column": place[1], "epoch": epoch + 1, **stats, "seconds": clock()})
-            bar.write(f"block {place[0]},{place[1]} epoch {epoch + 1}/{cfg.epochs}: " + describe(log[-1]), file=None)
-            content = {**wanted, "block": list(place), "grid": [cfg.h_block, cfg.w_block], "epoch": epoch + 1,
-                       "step": step, "log": log, "epoch_scores": kept, "seconds": clock(),
-                       "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            if epoch + 1 < cfg.epochs:
-                files.save_torch(resume, content)
-    scored = cfg.score_every and cfg.epochs % cfg.score_every == 0
-    scores = kept[-1].numpy() if scored else score(model, cubes, rows, cfg.batch_size, autocast)  # (n, 1 or 2)
-    content |= {"scores": torch.from_numpy(scores), "score_mean": scores.mean(axis=0, dtype=np.float64).tolist(),
-                "score_std": scores.std(axis=0, dtype=np.float64).tolist(), "seconds": clock()}
-    files.save_torch(path, content)
+    state = earlier(cfg, path, resume, wanted)
+    if state.get("id") == wanted["id"] and "scores" in state:
+        return state
+    torch.manual_seed(cubes.seed_of(0))
+    model = ReconCAE(cfg.num_feature_root, cubes.all.frames, cfg.use_flow, cubes.all.flow_frames)
+    model = model.to(cubes.all.device, memory_format=torch.channels_last)
+    state = {"epoch": 0, "step": 0, "seconds": 0,  # epochs done; batches since warm-up
+             "log": [],  # one entry per epoch
+             "cube_weights": [],  # (n,) float16 per epoch
+             "recent": [],  # the network's weights after the last epochs
+             "epoch_scores": {},  # epoch -> (n, 1 or 2)
+             **state, **wanted, "training": training_id(wanted), "block": list(cubes.place), "grid": [cfg.h_block, cfg.w_block]}
+    clock, autocast = Clock(state["seconds"]), precision_of(cfg.precision, cubes.all.device)
+    fit(cfg, model, cubes, state, clock, autocast, resume)
+    finish(cfg, model, cubes, state, autocast)
+    files.save_torch(path, state | {"seconds": clock()})
     resume.unlink(missing_ok=True)
-    return content
+    return state
+
+
+def earlier(cfg, path, resume, wanted):
+    """What an earlier run left of this training: finished, finished in another way, half-way, or {}."""
+    for file in (path, resume):
+        state = files.load_torch(file) if file.is_file() else {}
+        if state.get("training") != training_id(wanted):
+            continue
+        if state["id"] == wanted["id"]:
+            return state
+        if len(state["recent"]) + cfg.epochs - state["epoch"] >= min(needed(cfg), cfg.epochs):
+            print(f"{file}: the same training, ended otherwise ({record.difference(state, wanted)}): its weights are taken")
+            return {**state, "epoch_scores": {}}
+        print(f"{file}: keeps the weights after {len(state['recent'])} epochs, too few to end otherwise: training again")
+    return {}
+
+
+def training_id(wanted):
+    """What decides the weights after each epoch: everything but how the training ends and what is scored on the way."""
+    settings = {key: value for key, value in wanted["settings"].items() if key not in END}
+    return record.digest([settings, wanted["input"]])
+
+
+def fit(cfg, model, cubes, state, clock, autocast, resume):
+    """Trains a network to its last epoch, from its start or from where `state` is, and keeps `state` up to date."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=cfg.lr)
+    if 0 < state["epoch"] < cfg.epochs:
+        model.load_state_dict(state["recent"][-1])
+        optimizer.load_state_dict(state["optimizer"])
+        print(f"{resume}: going on after epoch {state['epoch']} of {cfg.epochs}")
+    row, column = cubes.place
+    with progress(cfg.epochs * len(cubes), "cube", f"block {row},{column}") as bar:
+        bar.update(state["epoch"] * len(cubes))
+        for epoch in range(state["epoch"], cfg.epochs):
+            batches = cubes.shuffled(epoch + 1)
+            stats, weights, step = train_epoch(model, optimizer, batches, epoch, state["step"], autocast, cfg, bar.update)
+            if not np.isfinite(stats["loss"]):
+                raise UserError(f"{resume}: the loss is {stats['loss']} in epoch {epoch + 1}: lower --lr, or take "
+                                "--precision fp32; the epochs before are kept")
+            state["cube_weights"].append(cubes.in_order(weights.half().cpu(), epoch + 1))
+            state["recent"] = [*state["recent"], snapshot(model)][-max(needed(cfg), cfg.keep_epochs):]
+            if is_scored(cfg, epoch + 1) and epoch + 1 < cfg.epochs:
+                state["epoch_scores"][epoch + 1] = ended_after(cfg, model, cubes, state["recent"], epoch + 1, autocast)[1]
+            state["log"].append({"row": row, "column": column, "epoch": epoch + 1, **stats, "seconds": clock()})
+            bar.write(f"block {row},{column} epoch {epoch + 1}/{cfg.epochs}: {describe(state['log'][-1])}", file=None)
+            state |= {"epoch": epoch + 1, "step": step, "optimizer": optimizer.state_dict(), "seconds": clock()}
+            if epoch + 1 < cfg.epochs:
+                files.save_torch(resume, state)
+
+
+def finish(cfg, model, cubes, state, autocast):
+    """Ends a training: the final network and its scores; where it is ended again, scores of the last epochs as well."""
+    recent = state["recent"]
+    for back in range(max(0, len(recent) - needed(cfg)), -1, -1):  # epochs whose weights were kept, the last one last
+        epoch = cfg.epochs - back
+        if back == 0 or is_scored(cfg, epoch) and epoch not in state["epoch_scores"]:
+            ended, scores = ended_after(cfg, model, cubes, recent[:len(recent) - back], epoch, autocast)
+            state["epoch_scores"] |= {epoch: scores} if is_scored(cfg, epoch) else {}
+    state |= {"model": recent[-1] if ended is model else ended.state_dict(), "scores": scores,
+              "score_mean": scores.double().mean(dim=0).tolist(),
+              "score_std": scores.double().std(dim=0, correction=0).tolist()}
+
+
+def ended_after(cfg, model, cubes, recent, epoch, autocast):
+    """The network as it is if training ends after this epoch, and the scores (n, 1 or 2) of its cubes."""
+    ended = end(model, recent[-needed(cfg):], cfg.recalibrate_bn, cubes.shuffled(epoch), autocast)
+    return ended, torch.from_numpy(cubes.scores(ended, autocast))
+
+
+def needed(cfg):
+    """After how many of the last epochs the weights are needed to end a training."""
+    return max(1, cfg.average_last)
+
+
+def is_scored(cfg, epoch):
+    """Whether the cubes' scores after this epoch (from 1) are kept."""
+    return cfg.score_every > 0 and epoch % cfg.score_every == 0
 
 
 def train_epoch(model, optimizer, batches, epoch, step, autocast, cfg, tick=lambda count: None):
-    """One pass over the batches (raw, flow); step counts batches since warm-up. Returns the epoch's statistics and step."""
-    sums, count = 0, 0
+    """One pass over the batches (raw, flow); epoch counts from 0, step counts batches since warm-up.
+
+    Returns the epoch's statistics, the cubes' self-paced weights (n,) in order of the batches, and step.
+    """
+    sums, count, all_weights, limits = 0, 0, [], []
     for raw, flow in batches:  # (B, 3T, P, P), (B, 2T, P, P) or None
         weights = None
         if epoch >= cfg.warmup_epoch and cfg.sp_mode != "none":
             model.eval()
             with torch.no_grad(), autocast:
-                weights = self_paced_weights(model.raw_errors(raw), step, cfg.shrink_rate, cfg.sp_mode)  # (B,)
+                scores = model.raw_errors(raw)  # (B,)
+            weights = self_paced_weights(scores, step, cfg.shrink_rate, cfg.sp_mode)  # (B,)
+            limits.append(torch.stack(thresholds(scores, step, cfg.shrink_rate)))
         step += epoch >= cfg.warmup_epoch
         model.train()
         with autocast:
@@ -146,29 +214,22 @@ def train_epoch(model, optimizer, batches, epoch, step, autocast, cfg, tick=lamb
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        sums = sums + statistics(loss.detach(), raw_errors.detach(), weights)  # on the device: nothing waits for it
+        all_weights.append(torch.ones_like(raw_errors) if weights is None else weights)
+        sums = sums + torch.stack([loss.detach() * len(raw), raw_errors.detach().sum()]).double()  # nothing waits for it
         count += len(raw)
         tick(len(raw))
-    loss, scores, full, none = (sums / count).tolist()
-    return {"loss": loss, "score": scores, "weight_1": full, "weight_0": none}, step
-
-
-def statistics(loss, errors, weights):
-    """Sums over a batch: loss * B, raw errors, cubes of weight 1, cubes of weight 0."""
-    weights = torch.ones_like(errors) if weights is None else weights
-    return torch.stack([loss * len(errors), errors.sum(), (weights == 1).sum(), (weights == 0).sum()]).double()
-
-
-def block_seed(seed, place, use):
-    """A seed of its own for each block and use (0: initial weights, 1 + epoch: the order of the cubes)."""
-    return int(np.random.SeedSequence([seed, *place, use]).generate_state(1)[0])
+    all_weights = torch.cat(all_weights)
+    full, none = ((all_weights == value).double().mean().item() for value in (1, 0))
+    loss, score = (sums / count).tolist()
+    low, high = torch.stack(limits).nanmean(dim=0).tolist() if limits else ("", "")  # a batch of one has none
+    return {"loss": loss, "score": score, "threshold_1": low, "threshold_2": high,
+            "weight_1": full, "weight_between": 1 - full - none, "weight_0": none}, all_weights, step
 
 
 def describe(entry):
     """One line about an epoch."""
-    between = 1 - entry["weight_1"] - entry["weight_0"]
-    return (f"loss {entry['loss']:.6f}, mean score {entry['score']:.2f}, weights 1/between/0: "
-            f"{entry['weight_1']:.1%} / {between:.1%} / {entry['weight_0']:.1%}, {entry['seconds']:,.0f} s")
+    return (f"loss {entry['loss']:.6f}, mean score {entry['score']:.2f}, weights 1/between/0: {entry['weight_1']:.1%} / "
+            f"{entry['weight_between']:.1%} / {entry['weight_0']:.1%}, {entry['seconds']:,.0f} s")
 
 
 if __name__ == "__main__":

@@ -92,8 +92,8 @@ def _mmdet(config, checkpoint, device):
     try:
         from mmdet.apis import inference_detector, init_detector
     except ImportError as error:
-        raise UserError(f"--detector mmdet: mmdet cannot be imported here ({error}): it needs an environment of its own "
-                        "for this stage, requirements-mmdet.txt says how to make it") from None
+        raise UserError(f"--detector mmdet: mmdet cannot be imported here ({error}): make an environment for "
+                        "this stage with `make mmdet` and run it there: .venv-mmdet/bin/python extract_bbox.py ...") from None
 
     model = init_detector(config, checkpoint, device=str(device))
 

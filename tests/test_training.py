@@ -76,7 +76,7 @@ def test_training_trajectory(golden, forward, name):
     for epoch in range(int(epochs)):
         for rows in torch.arange(30).split(12):
             batch = [(forward.raw[rows], forward.flow[rows] if use_flow else None)]
-            stats, step = train_epoch(model, optimizer, batch, epoch, step, contextlib.nullcontext(), cfg)
+            stats, _, step = train_epoch(model, optimizer, batch, epoch, step, contextlib.nullcontext(), cfg)
             losses.append(stats["loss"])
     log = data[f"{name}_log"]
     wanted = log[:, 2] + log[:, 3]

@@ -70,6 +70,14 @@ class Pictures:
             self.models, self.cubes, np.unique(rows[rows >= 0]), self.block, autocast)}
         return {int(i): sheets[row] for i, row in zip(chosen, rows) if row >= 0}
 
+    def of_dropped(self, cubes):
+        """The middle frame of each cube that `summary.most_dropped` names: adds `picture` to each."""
+        for cube in cubes if self.models is not None else ():
+            frames_of_cube = self.cubes.raw[cube["row"]].reshape(self.cubes.frames, 3, *self.cubes.raw.shape[2:])
+            middle = np.ascontiguousarray(frames_of_cube[self.cubes.frames // 2].transpose(1, 2, 0))
+            cube["picture"] = pictures.data_uri(middle, pictures.QUALITY)
+        return [cube for cube in cubes if "picture" in cube]
+
     def of_frames(self, chosen, tick=lambda: None):
         """Indices into the scored frames, ascending -> {index: data URI}; each video is read once, in order."""
         found = {}
@@ -119,7 +127,9 @@ def write(res, shots, megabytes, made_from):
     for card in (card for group in lists for card in group["cards"]):
         card["picture"], card["page"] = thumbs[card["i"]], page_of[card["v"]] if len(groups) > 1 else ""
     whole = {"timelines": timelines, "data": data} if len(groups) == 1 else {"timelines": overview, "data": None}
-    save(res.path / "report.html", template.render(common, **whole, lists=lists, index=True, **summary.of(res)))
+    dropped = shots.of_dropped(summary.most_dropped(res))
+    whole |= {"lists": lists, "index": True, "dropped": dropped, **summary.of(res)}
+    save(res.path / "report.html", template.render(common, **whole))
 
 
 def split(res, shots, megabytes):

@@ -76,6 +76,18 @@ def stage_settings(cfg, stage):
             if s.identity and stage in s.stages.split() and s.name not in unread}
 
 
+def flow_is_read(cfg):
+    """Whether any stage reads optical flow: boxes that others published need none."""
+    return not cfg.boxes_from or cfg.use_flow or cfg.drop_still_boxes
+
+
+def stage_takes(stage, flag):
+    """Whether a flag (without its dashes) means anything to a stage."""
+    if flag.startswith("extract_"):
+        return stage == "cubes"
+    return flag not in SETTINGS or stage in SETTINGS[flag].stages.split()
+
+
 def _parser(description, shown, stages):
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)

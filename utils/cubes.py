@@ -38,6 +38,40 @@ class Cubes:
         return taken.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
 
 
+class BlockCubes:
+    """The cubes of one image block, in an order of their own for each epoch that only seed, block and epoch decide."""
+
+    def __init__(self, cubes, rows, batch_size, seed, place):
+        """cubes: Cubes; rows: (n,) those of the block; place: its row and column in the grid."""
+        self.all, self.rows, self.batch_size, self.seed, self.place = cubes, rows, batch_size, seed, place
+
+    def __len__(self):
+        return len(self.rows)
+
+    def seed_of(self, use):
+        """A seed for each use: 0 for the initial weights, an epoch (from 1) for its order."""
+        return int(np.random.SeedSequence([self.seed, *self.place, use]).generate_state(1)[0])
+
+    def order(self, epoch):
+        """(n,) positions: the cubes' random order in an epoch."""
+        return np.random.default_rng(self.seed_of(epoch)).permutation(len(self))
+
+    def shuffled(self, epoch):
+        """The epoch's batches, one after another."""
+        rows = self.rows[self.order(epoch)]
+        return (self.all.batch(rows[i:i + self.batch_size]) for i in range(0, len(rows), self.batch_size))
+
+    def in_order(self, values, epoch):
+        """Values (n,) that came batch by batch in an epoch, as the block's cubes lie."""
+        sorted_values = torch.empty_like(values)
+        sorted_values[self.order(epoch)] = values
+        return sorted_values
+
+    def scores(self, model, autocast):
+        """(n, 1 or 2): see `score`."""
+        return score(model, self.all, self.rows, self.batch_size, autocast)
+
+
 @torch.no_grad()
 def score(model, cubes, rows, batch_size, autocast, tick=lambda count: None):
     """Every cube's reconstruction losses in eval mode.

@@ -88,6 +88,13 @@ SETTINGS = {s.name: s for s in (
     S("shrink_rate", float, 0.0001, "train",
       "upper threshold mean + max(1, 4 - t * shrink_rate) * std after t refined batches; "
       "0.005 in the configs of UCSDped2 and ShanghaiTech", 0),
+    S("recalibrate_bn", bool, False, "train",
+      "end with batch norm's running statistics re-estimated over all cubes (official: as the last batches left them)"),
+    S("average_last", int, 0, "train",
+      "end with the mean of the weights after the last K epochs, recalibrated; 0: with the last ones (official)", 0),
+    S("keep_epochs", int, 0, "train",
+      "keep the weights after the last N epochs, so that a done training can be ended otherwise without a new one", 0,
+      identity=False),
     S("score_every", int, 0, "train", "also keep every cube's score after each N-th epoch, 0 for none", 0),
     S("seed", int, 0, "train", "fixes initial weights and the order of cubes", 0),
     S("precision", ("fp32", "bf16"), "fp32", "train",
@@ -106,3 +113,5 @@ SETTINGS = {s.name: s for s in (
     S("num_workers", int, -1, "flow boxes cubes", "threads that read and prepare frames; -1: one per core, 0: none",
       -1, identity=False),
 )}
+
+END = ("recalibrate_bn", "average_last", "score_every")  # training settings that leave the weights of every epoch alone

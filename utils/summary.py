@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import events, record
+from utils import epochs, events, files, record
 from utils.datasets import DATASETS
 from utils.metrics import NO_BOX
 from utils.settings import SETTINGS
@@ -17,7 +17,8 @@ COUNT = 10  # alarms, misses and false alarms shown
 def of(res):
     """All of it, as the template's variables."""
     return {"protocols": protocols(res.made), "figures": figures(res), "curves": curves(res.path / "frame_results.npz"),
-            "refinement": refinement(res), "stages": stages(res), "settings": settings(res), "versions": versions(res)}
+            "refinement": refinement(res), "taken_away": taken_away(res),
+            "stages": stages(res), "settings": settings(res), "versions": versions(res)}
 
 
 def protocols(made):
@@ -147,7 +148,7 @@ def refinement(res):
     if not model_folder(res) or not path.is_file():
         return []
     with open(path, newline="", encoding="utf-8") as file:
-        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        rows = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
     blocks = {}
     for row in rows:
         row["between"] = max(0.0, 1 - row["weight_1"] - row["weight_0"])
@@ -155,6 +156,47 @@ def refinement(res):
     highest = max(max(row["weight_0"] + row["between"] for row in rows), 0.01)
     return [{"name": f"block {row}, {column}" if len(blocks) > 1 else "", "rows": of_block, "top": highest}
             for (row, column), of_block in blocks.items()]
+
+
+def kept_weights(res):
+    """The self-paced weights (epochs, N) of the cubes that were scored, or None: not kept, or trained on other cubes."""
+    path = (model_folder(res) or Path()) / "epoch_weights.npy"
+    trained = record.load(path.with_name("train.json"))
+    if not path.is_file() or not trained or trained["input"].get("cubes") != record.cubes_of(res.folder)[0]["id"]:
+        return None
+    return files.load_array(path, mmap=True)
+
+
+def taken_away(res):
+    """A sentence on where the weight lay that refinement took away in the last epoch, or ""."""
+    weights = kept_weights(res)
+    if weights is None or res.labels is None or not 0 < res.labels.mean() < 1:
+        return ""
+    abnormal = np.zeros(res.dataset.num_frames, bool)
+    abnormal[res.dataset.chosen] = res.labels
+    abnormal = abnormal[res.boxes[:, 0].astype(np.int64)]
+    share, on_abnormal = epochs.dropped(weights[-1], abnormal)
+    return "" if share <= 0 else (f"Of the weight that was taken away in the last epoch {on_abnormal:.0%} lay on cubes of "
+                                  f"abnormal frames, which hold {abnormal.mean():.0%} of all cubes.")
+
+
+def most_dropped(res, count=20, apart=25):
+    """The cubes that refinement took most weight from: dicts of row and text; in a video not closer than `apart` frames."""
+    weights = kept_weights(res)
+    if weights is None:
+        return []
+    lost = (1 - np.asarray(weights, np.float32)).sum(axis=0)
+    firsts, found = [video.first for video in res.dataset.videos], []
+    for row in np.lexsort((-res.box_scores, -lost))[:100 * count]:
+        number = int(res.boxes[row, 0])
+        v = int(np.searchsorted(firsts, number, "right")) - 1
+        if lost[row] <= 0 or len(found) == count:
+            break
+        if all(v != other["v"] or abs(number - other["number"]) >= apart for other in found):
+            gone = int((np.asarray(weights[:, row]) == 0).sum())
+            found.append({"row": int(row), "v": v, "number": number, "video": res.dataset.videos[v].name,
+                          "frame": number - firsts[v] + 1, "epochs": gone})
+    return found
 
 
 def stages(res):

@@ -1,0 +1,228 @@
+"""Run a grid of settings times seeds, and put what came out into one table.
+
+    python -m tools.run_experiments experiments/spr.cfg
+    python -m tools.run_experiments experiments/spr.cfg --seeds 0,1,2,3,4 --epochs 10
+
+reads   a file of experiments (those in experiments/ are examples):
+            [experiment]  title; seeds = 0,1,2
+            [settings]    what all runs share: any setting of the stages, dataset_name, mode, config
+            [grid]        KEY = VALUE, VALUE: a row for every combination. Keys that go together stand together:
+                          KEY KEY = VALUE VALUE, VALUE VALUE. {dataset_name} in a value stands for the row's dataset
+            [cited]       a row's values = a figure from the literature, in %
+writes  experiments/NAME/table.md, table.csv       AUROC: mean and deviation over seeds, interval over videos, wall time
+        experiments/NAME/runs/ROW/seed_S/          every run's own models, results and run.log
+        experiments/NAME/shared/                   boxes and cubes, made once for all runs that need the same
+A stopped experiment goes on where it was. A dataset that is not there is reported as absent. Rows that differ only in how
+the training ends (average_last, recalibrate_bn, score_every) are trained once.
+"""
+
+import argparse
+import configparser
+import itertools
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from utils import bootstrap, epochs, files, metrics, record
+from utils.config import SUITE, flow_is_read, parse_config, stage_settings, stage_takes
+from utils.datasets import RAW
+from utils.errors import UserError
+from utils.run import locked, run
+from utils.settings import END, SETTINGS
+
+SHARED = ("bboxes.npy", "boxes.json", "stc_raw.npy", "stc_of.npy", "cubes.json")
+BESIDE_SETTINGS = ("dataset_name", "mode", "config")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", metavar="experiments/NAME.cfg", type=Path)
+    parser.add_argument("--seeds", metavar="0,1,2", help="in place of the file's")
+    parser.add_argument("--epochs", metavar="N", help="in place of the file's or the datasets' (its runs lie in NAME_Nepochs)")
+    args = parser.parse_args()
+    experiment = read(args.file, args.seeds, args.epochs)
+    out = args.file.with_suffix("")
+    out = out.with_name(f"{out.name}_{args.epochs}epochs") if args.epochs else out
+    with locked(out):
+        ready = set()  # the shared boxes and cubes that were looked at in this run
+        rows = [(row, run_row(out, row, experiment, ready)) for row in experiment["rows"]]
+    write_table(out, experiment, rows)
+    if any(found == "failed" for _, runs in rows for found in runs):
+        raise UserError(f"some runs failed: their run.log in {out / 'runs'} tells why; the same command tries them again")
+
+
+def read(path, seeds, epochs_given):
+    """title, keys of the grid, rows (dicts of settings), seeds, cited. Raises UserError for what is not in the tables."""
+    parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#", ";"), delimiters=("=",))
+    parser.optionxform = str
+    try:
+        parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a file of experiments ({str(error).splitlines()[0]})") from None
+    sections = {name: dict(parser[name]) if name in parser else {} for name in ("experiment", "settings", "grid", "cited")}
+    unknown = [*(set(parser.sections()) - set(sections)), *(set(sections["experiment"]) - {"title", "seeds"})]
+    keys = [key for group in sections["grid"] for key in group.split()]
+    unknown += [key for key in (*sections["settings"], *keys) if key not in SETTINGS and key not in BESIDE_SETTINGS]
+    if unknown:
+        raise UserError(f"{path}: unknown section or key {unknown[0]}")
+    choices = [[value.split() for value in values.split(",")] for values in sections["grid"].values()]
+    for group, values in zip(sections["grid"], choices):
+        if not all(len(value) == len(group.split()) for value in values):
+            raise UserError(f"{path}: {group}: every value must have {len(group.split())} parts")
+    rows = [dict(zip(keys, sum(values, []))) for values in itertools.product(*choices)]
+    seeds = seeds or sections["experiment"].get("seeds", "0")
+    if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
+        raise UserError(f"seeds {seeds}: must be numbers such as 0,1,2")
+    shared = sections["settings"] | ({"epochs": epochs_given} if epochs_given else {})
+    return {"title": sections["experiment"].get("title", path.stem), "keys": keys, "shared": shared, "rows": rows,
+            "seeds": [int(seed) for seed in seeds.split(",")], "cited": sections["cited"]}
+
+
+def run_row(out, row, experiment, ready):
+    """Runs a row for all seeds; per seed its results, "absent" or "failed"."""
+    settings = experiment["shared"] | row
+    name = settings.get("dataset_name", "")
+    if name and not (RAW / name).is_dir():
+        print(f"{label(row)}: {RAW / name} is not there")
+        return ["absent"]
+    return [run_one(out, row, settings | {"seed": str(seed)}, ready) for seed in experiment["seeds"]]
+
+
+def run_one(out, row, settings, ready):
+    """One run through all stages, as far as they are not done; its results or "failed"."""
+    name = settings.get("dataset_name", "")
+    flags = {key: value.replace("{dataset_name}", name) for key, value in settings.items()}
+    cfg = parse_config("", words(flags))
+    folder = out / "runs" / label(row).replace("/", "_").replace(" ", "_") / f"seed_{cfg.seed}"
+    wanted = {"settings": {stage: stage_settings(cfg, stage) for stage in record.SCRIPTS}, "dataset": [name, cfg.mode]}
+    key = record.digest([wanted["dataset"], cfg.flow_root_dir, *(wanted["settings"][s] for s in ("flow", "boxes", "cubes"))])
+    shared, data, results = (Path(root, name, cfg.mode) for root in (out / "shared" / key, folder / "data", folder / "results"))
+    done = files.load_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    if done.get("id") != record.digest(wanted) or not (results / "test.json").is_file():
+        for stage, script in record.SCRIPTS.items():
+            own = stage in ("train", "test")
+            if stage == "flow" and not flow_is_read(cfg) or not own and key in ready:
+                continue
+            if stage == "train":
+                ready.add(key)
+                link(shared, data, SHARED)
+                take_over(out, cfg, data)
+            roots = {"data_root_dir": str(folder / "data" if own else out / "shared" / key),
+                     "results_dir": str(folder / "results")}
+            command = [script, *words({k: v for k, v in (flags | roots).items() if stage_takes(stage, k)})]
+            print(f"{label(row)}, seed {cfg.seed}: {script}   (log: {folder / 'run.log'})", flush=True)
+            if call(command, folder / "run.log"):
+                print(f"{label(row)}, seed {cfg.seed}: failed: {last_line(folder / 'run.log')}")
+                return "failed"
+        files.save_json(folder / "run.json", {"id": record.digest(wanted), **wanted})
+    return {"metrics": files.load_json(results / "metrics.json"), "data": data, "results": results,
+            "seconds": sum(files.load_json(path)["seconds"] for path in (data / "train.json", results / "test.json"))}
+
+
+def label(row):
+    """A row's name: its values in the grid."""
+    return " ".join(row.values()) or "all"
+
+
+def words(flags):
+    """{"seed": "1"} -> ["--seed", "1"]."""
+    return [word for name, value in flags.items() for word in (f"--{name}", value)]
+
+
+def call(command, log):
+    """Runs a stage, its command and output added to a log; the exit code."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as file:
+        file.write(f"$ python {shlex.join(command)}\n".encode())
+        file.flush()
+        return subprocess.run([sys.executable, str(SUITE / command[0]), *command[1:]], stdout=file, stderr=file).returncode
+
+
+def last_line(path):
+    return (path.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"])[-1]
+
+
+def link(source, target, names):
+    """Links files that another folder of the experiment holds (they are replaced as a whole, never written into)."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (target / name).unlink(missing_ok=True)
+        if (source / name).is_file():
+            os.link(source / name, target / name)
+
+
+def take_over(out, cfg, data):
+    """Takes the models of a run with the same seed that differs in nothing but the training's end, if there is one."""
+    def training(settings):
+        return {key: value for key, value in settings.items() if key not in END}
+
+    if (data / "train.json").is_file() or any(data.glob("model_*.pt")):
+        return
+    made = files.load_json(data / "cubes.json")["id"]
+    for other in sorted(out.glob(f"runs/*/*/data/{cfg.dataset_name}/{cfg.mode}/train.json")):
+        content = files.load_json(other)
+        if content["input"]["cubes"] == made and training(content["settings"]) == training(stage_settings(cfg, "train")):
+            return link(other.parent, data, content["models"])
+
+
+def write_table(out, experiment, rows):
+    """Prints the table and writes it as Markdown and CSV."""
+    lines = [{**row, **summary(runs), "cited": experiment["cited"].get(label(row), "")} for row, runs in rows]
+    files.save_csv(out / "table.csv", lines)
+    heads = list(lines[0])
+    text = [f"# {experiment['title']}", "", f"Seeds {', '.join(map(str, experiment['seeds']))}. Frame AUROC in %: mean and "
+            "standard deviation over the seeds; 95% interval of the mean over videos (bootstrap); spread: highest less "
+            "lowest of the last 6 epochs, mean over the seeds.", "",
+            "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads),
+            *("| " + " | ".join(str(value) for value in line.values()) + " |" for line in lines), ""]
+    with files.whole(out / "table.md") as part:
+        part.write_text("\n".join(text), encoding="utf-8")
+    print("\n".join(text[2:]))
+    print(f"wrote {out / 'table.md'}, table.csv")
+
+
+def summary(runs):
+    """The columns of a row."""
+    done = [found for found in runs if isinstance(found, dict)]
+    columns = dict.fromkeys(("runs", "AUROC", "95% over videos", "unsmoothed", "spread", "seconds"), "")
+    if not done:
+        return columns | {"runs": runs[0]}
+    columns["runs"] = f"{len(done)}" + (f" of {len(runs)}" if len(done) < len(runs) else "")
+    columns["seconds"] = f"{np.mean([found['seconds'] for found in done]):.0f}"
+    figures = np.array([[found["metrics"][key] for key in ("auroc", "auroc_unsmoothed")] for found in done], np.float64)
+    if np.isnan(figures).any():
+        return columns | {"AUROC": "no labels"}
+    columns["AUROC"], columns["unsmoothed"] = (mean_and_deviation(100 * values) for values in figures.T)
+    low, high = over_videos(done)
+    columns["95% over videos"] = f"{100 * low:.2f} to {100 * high:.2f}"
+    spreads = [epochs.spread(epochs.load(found["data"], found["results"])) for found in done]
+    if all(spread is not None for spread in spreads):
+        columns["spread"] = f"{100 * np.mean(spreads, axis=0)[0]:.2f}"
+    return columns
+
+
+def mean_and_deviation(values):
+    return f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
+
+
+def over_videos(done):
+    """95% interval of the mean AUROC of several runs, over resampled videos."""
+    counts = [count for _, _, count in done[0]["metrics"]["videos"]]
+    video = np.repeat(np.arange(len(counts)), counts)
+    drawn = bootstrap.resamples(len(counts))
+    aurocs = []
+    for found in done:
+        scores, labels = (files.load_array(found["results"] / name) for name in ("frame_scores.npy", "labels.npy"))
+        smooth = metrics.moving_average(scores, found["metrics"]["settings"]["window_size"])
+        aurocs.append(bootstrap.resampled_figures(smooth, labels, video, drawn)[:, 0])
+    return bootstrap.interval(np.mean(aurocs, axis=0))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,85 @@
+"""What was kept of a training, epoch by epoch, held against the labels: for evaluation only, never for training."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from utils import files, metrics, record
+from utils.errors import UserError
+from utils.stc import block_of
+
+
+class Training(NamedTuple):
+    """The kept epochs of a training whose frames have labels."""
+
+    epochs: list  # numbers of the epochs with scores, from 1
+    scores: np.ndarray  # (E, N, 1 or 2) float32: reconstruction losses after those epochs
+    weights: np.ndarray  # (epochs, N) float16: self-paced weights in every epoch
+    abnormal: np.ndarray  # (N,) bool: whether a cube lies on an abnormal frame
+    frame_scores: callable  # losses of one epoch (N, 1 or 2) -> (F,) frame scores before smoothing
+    labels: np.ndarray  # (F,) bool
+    window_size: int
+
+
+def load(folder, results):
+    """The Training of models in `folder` (data/D/MODE) and labels in `results` (results/D/MODE).
+
+    Raises UserError if there are no models, or no labels of both classes.
+    """
+    folder, results = Path(folder), Path(results)
+    trained = record.require(folder / "train.json", "train", "models")
+    _, boxes_made = record.cubes_of(folder)
+    made = files.load_json(results / "metrics.json")
+    labels = files.load_array(results / "labels.npy")
+    boxes, settings = files.load_array(folder / "bboxes.npy"), trained["settings"]
+    if "scored_epochs" not in trained or len(boxes) != made["cubes"]:
+        raise UserError(f"{results}: the scores there are not of the models in {folder}: run train.py and test.py again")
+    scored = trained["scored_epochs"]
+    sizes = record.sizes_of(boxes, boxes_made)
+    block = block_of(boxes[:, 1:], sizes, settings["h_block"], settings["w_block"])
+    chosen = np.concatenate([first + np.arange(count) * settings["frame_step"] for _, first, count in made["videos"]])
+    channels = 2 if settings["use_flow"] else 1
+    scores = files.load_array(folder / "epoch_scores.npy", mmap=True) if scored else np.empty((0, len(boxes), channels))
+    abnormal = np.zeros(boxes_made["num_frames"], bool)
+    abnormal[chosen] = labels
+
+    def frame_scores(losses):
+        z = np.empty_like(losses)
+        for number in np.unique(block):
+            rows = block == number
+            z[rows] = metrics.normalise(losses[rows], losses[rows].mean(axis=0), losses[rows].std(axis=0))
+        box_scores = z[:, 0] if channels == 1 else z @ np.float32([made["settings"]["w_raw"], made["settings"]["w_of"]])
+        return metrics.frame_scores(box_scores, boxes, boxes_made["num_frames"], sizes)[chosen]
+
+    return Training(scored, scores, files.load_array(folder / "epoch_weights.npy", mmap=True),
+                    abnormal[boxes[:, 0].astype(np.int64)], frame_scores, labels, made["settings"]["window_size"])
+
+
+def aurocs(training):
+    """AUROC after each kept epoch, with the run's smoothing and with none: (E, 2)."""
+    frames = [training.frame_scores(scores) for scores in training.scores]
+    return np.array([[metrics.evaluate(metrics.moving_average(scores, size), training.labels)["auroc"]
+                      for size in (training.window_size, 1)] for scores in frames]).reshape(-1, 2)
+
+
+def spread(training, last=6):
+    """Highest less lowest AUROC (the run's smoothing, none) over the last kept epochs: (2,), or None if fewer were kept."""
+    found = aurocs(training)[-last:]
+    return np.ptp(found, axis=0) if len(found) == last else None
+
+
+def normality_advantage(losses, abnormal):
+    """Mean raw loss of cubes on normal and on abnormal frames, and their ratio (paper, section 3.2). losses: (N,)."""
+    normal, other = (float(losses[rows].mean(dtype=np.float64)) for rows in (~abnormal, abnormal))
+    return normal, other, other / normal
+
+
+def dropped(weights, abnormal):
+    """How much weight refinement took away: its share of all weight, and what share of it lay on abnormal frames.
+
+    weights: (N,) of one epoch. The second is NaN where nothing was dropped.
+    """
+    lost = 1 - np.asarray(weights, np.float64)
+    total = lost.sum()
+    return total / len(lost), lost[abnormal].sum() / total if total > 0 else np.nan

@@ -14,7 +14,6 @@ MMDET_PIP = .venv-mmdet/bin/pip --disable-pip-version-check
 demo: .venv
 	.venv/bin/python -m tools.make_demo
 	.venv/bin/python run_pipeline.py --dataset_name demo --mode test
-	@echo "open results/demo/test/report.html in a browser"
 
 test: .venv/ready-dev
 	.venv/bin/python -m pytest

@@ -12,9 +12,11 @@ import cv2
 import numpy as np
 import pytest
 from conftest import run_script
-from trees import draw
+from trees import draw, ucsd_tree
 
+from run_pipeline import settings_of_model
 from utils import events
+from utils.config import parse_config
 
 TRAIN = ["--num_feature_root", "4", "--epochs", "3", "--warmup_epoch", "1", "--batch_size", "32", "--device", "cpu"]
 ODD = ("Hof 1 – Süd", "50 % <i>Nacht&", "Flur (äöü) #2")
@@ -135,6 +137,37 @@ def test_new_videos_with_a_trained_model(copy):
     assert abs(np.load("results/new/test/box_scores.npy").mean()) > 1e-3
 
 
+def test_the_pipeline_makes_cubes_like_those_of_the_model(copy):
+    words = ["--dataset_name", "own", "--patch_size", "16", "--use_flow", "true"]
+    cfg = parse_config("", [*words, "--model", "data/own/test"])
+    assert settings_of_model(cfg, {"use_flow"}) == [("patch_size", ["--patch_size", "32"])]
+    assert settings_of_model(cfg, set())[0] == ("use_flow", ["--use_flow", "false"])
+    assert settings_of_model(parse_config("", words), set()) == []
+    run_script("extract_bbox.py", "--dataset_name", "own", "--motion_thr", "0.5", "--data_root_dir", "other")
+    run_script("extract_stc.py", "--dataset_name", "own", "--data_root_dir", "other")
+    done = run_script("test.py", "--dataset_name", "own", "--data_root_dir", "other", "--model", "data/own/test")
+    assert "found otherwise (motion_thr 1.0, now 0.5)" in done.stdout
+
+
+def test_report_and_overlay_of_a_part_of_merged_videos(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ucsd_tree(tmp_path, frames=14)
+    part = ["--dataset_name", "UCSDped2", "--mode", "merge", "--videos", "1,3", "--frame_step", "2", "--limit_frames", "12"]
+    run_script("calc_optical_flow.py", *part, "--flow_method", "dis")
+    run_script("extract_bbox.py", *part, "--detector", "none")
+    run_script("extract_stc.py", *part)
+    run_script("train.py", *part, *TRAIN, "--h_block", "2")
+    run_script("test.py", *part)
+    run_script("tools.report", "UCSDped2", "merge")
+    videos = data_of(Path("results/UCSDped2/merge/report.html"))["videos"]
+    assert [video["name"] for video in videos] == ["Train001", "Test002"]
+    assert all(video["frame"] == [1, 3, 5, 7, 9, 11] and len(video["count"]) == 6 for video in videos)
+    boxes = np.load("data/UCSDped2/merge/bboxes.npy")
+    assert sum(videos[1]["count"]) == (boxes[:, 0] >= 28).sum() > 0
+    run_script("tools.overlay", "UCSDped2", "merge", "--video", "Test002")
+    assert cv2.VideoCapture("results/UCSDped2/merge/overlay/Test002.webm").get(cv2.CAP_PROP_FPS) == 12.5
+
+
 def test_thinned_resized_and_labelled_frames(own, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     film(tmp_path / "fast.avi", draw(40, 5)[0], "MJPG", 50)
@@ -186,6 +219,17 @@ def test_large_sets_are_split_over_files(copy):
     assert "up to date" in again.stdout
     run_script("tools.report", "own", "test")
     assert not list(Path("results/own/test").glob("report_*.html"))
+
+
+def test_headline_with_an_interval_and_the_protocol_table(copy):
+    path = Path("results/own/test/metrics.json")
+    made = json.loads(path.read_text())
+    made["protocols"] = [{"name": "official", "auroc": 0.9, "low": 0.85, "high": 0.93, "official": True},
+                         {"name": "each video <alone>", "auroc": None}]
+    path.write_text(json.dumps(made))
+    run_script("tools.report", "own", "test")
+    page = Path("results/own/test/report.html").read_text()
+    assert "90.0 %" in page and "85.0 to 93.0" in page and "85.0 – 93.0" in page and "each video &lt;alone&gt;" in page
 
 
 def test_report_without_scores_or_with_other_cubes(copy):

@@ -34,6 +34,12 @@ class Results:
         """The score above which an event is."""
         return self.made["events"]["threshold"]
 
+    @property
+    def model_folder(self):
+        """Where the models lie that gave the scores, or None where they come from an official file."""
+        folder = Path(self.made["model"])
+        return folder if folder.is_dir() else None
+
     def video_of(self, i):
         """Position of the video of scored frame i, and the frame's number there, counted from 0."""
         position = next(k for k, (start, stop) in enumerate(self.dataset.spans) if start <= i < stop)

@@ -1,15 +1,12 @@
-"""What a report says of a run beside its timelines: figures, the frames worth a look, refinement, how it was made."""
+"""What a report says of a run beside its timelines: figures, the frames worth a look, what refinement dropped."""
 
 import csv
-import os
 from pathlib import Path
 
 import numpy as np
 
-from utils import epochs, events, files, record
-from utils.datasets import DATASETS
+from utils import epochs, events, files, provenance, record
 from utils.metrics import NO_BOX
-from utils.settings import SETTINGS
 
 COUNT = 10  # alarms, misses and false alarms shown
 
@@ -18,7 +15,7 @@ def of(res):
     """All of it, as the template's variables."""
     return {"protocols": protocols(res.made), "figures": figures(res), "curves": curves(res.path / "frame_results.npz"),
             "refinement": refinement(res), "taken_away": taken_away(res),
-            "stages": stages(res), "settings": settings(res), "versions": versions(res)}
+            "stages": provenance.stages(res), "settings": provenance.settings(res), "versions": provenance.versions(res)}
 
 
 def protocols(made):
@@ -136,16 +133,10 @@ def line(x, y, points=400):
     return "M" + "L".join(f"{100 * a:.2f} {100 - 100 * b:.2f}" for a, b in zip(x[kept], y[kept]))
 
 
-def model_folder(res):
-    """Where the models lie that gave the scores, or None where they come from an official file."""
-    folder = Path(res.made["model"])
-    return folder if folder.is_dir() else None
-
-
 def refinement(res):
     """What training did per epoch, from training_log.csv: list of blocks with their rows, or []."""
-    path = (model_folder(res) or Path()) / "training_log.csv"
-    if not model_folder(res) or not path.is_file():
+    path = (res.model_folder or Path()) / "training_log.csv"
+    if not res.model_folder or not path.is_file():
         return []
     with open(path, newline="", encoding="utf-8") as file:
         rows = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
@@ -160,7 +151,7 @@ def refinement(res):
 
 def kept_weights(res):
     """The self-paced weights (epochs, N) of the cubes that were scored, or None: not kept, or trained on other cubes."""
-    path = (model_folder(res) or Path()) / "epoch_weights.npy"
+    path = (res.model_folder or Path()) / "epoch_weights.npy"
     trained = record.load(path.with_name("train.json"))
     if not path.is_file() or not trained or trained["input"].get("cubes") != record.cubes_of(res.folder)[0]["id"]:
         return None
@@ -197,54 +188,3 @@ def most_dropped(res, count=20, apart=25):
             found.append({"row": int(row), "v": v, "number": number, "video": res.dataset.videos[v].name,
                           "frame": number - firsts[v] + 1, "epochs": gone})
     return found
-
-
-def stages(res):
-    """Seconds, bytes and command of each stage."""
-    flow = [record.load(video.flow_folder / "flow.json") or {} for video in res.dataset.videos]
-    trained = model_folder(res)
-    known = [("optical flow", flow, [video.flow_folder for video in res.dataset.videos], "*.npy"),
-             ("boxes", [record.load(res.folder / "boxes.json")], [res.folder], "bboxes.npy"),
-             ("cubes", [record.load(res.folder / "cubes.json")], [res.folder], "stc_*.npy"),
-             ("training", [record.load(trained / "train.json")] if trained else [], [trained] if trained else [], "model_*.pt"),
-             ("scores", [record.load(res.path / "test.json")], [res.path], "*")]
-    found = []
-    for name, records, folders, pattern in known:
-        records = [one for one in records if one and one.get("command")]
-        seconds = sum(one["seconds"] for one in records) if records else None
-        found.append({"name": name, "seconds": seconds, "bytes": sum(size_of(folder, pattern) for folder in folders),
-                      "commands": list(dict.fromkeys(f"python {one['command']}" for one in records))})
-    return found
-
-
-def size_of(folder, pattern):
-    """Bytes of the files in a folder that match, reports left out."""
-    return sum(os.stat(path).st_size for path in Path(folder).glob(pattern)
-               if path.is_file() and not path.name.startswith("report"))
-
-
-def settings(res):
-    """Name, value, default and whether they differ, of every setting that was read."""
-    flow = res.made["input"].get("flow") or {}
-    values = {**{key: flow[key] for key in flow if key in SETTINGS}, **res.made["settings"]}
-    special = {key: value for key, value in DATASETS.get(res.cfg.dataset_name, {}).items() if key in SETTINGS}
-    return [{"name": name, "value": shown(values[name]), "default": shown(special.get(name, SETTINGS[name].default)),
-             "own": values[name] != special.get(name, SETTINGS[name].default)} for name in SETTINGS if name in values]
-
-
-def shown(value):
-    """A setting's value as a user would type it."""
-    return {True: "true", False: "false", "": "–", None: "–"}.get(value, value) if not isinstance(value, (int, float)) or (
-        isinstance(value, bool)) else f"{value:g}"
-
-
-def versions(res):
-    """Packages and their versions at scoring, and at the other stages where they differ."""
-    files_of = {"boxes": res.folder / "boxes.json", "cubes": res.folder / "cubes.json", "scores": res.path / "test.json"}
-    if model_folder(res):
-        files_of["training"] = model_folder(res) / "train.json"
-    known = {stage: (record.load(path) or {}).get("versions", {}) for stage, path in files_of.items()}
-    last = known.pop("scores")
-    return [{"name": name, "version": version, "other": ", ".join(
-        f"{stage} {other[name]}" for stage, other in known.items() if other.get(name, version) != version)}
-        for name, version in last.items()]

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import run_script
-from trees import draw, ucsd_tree
+from trees import draw, ucsd_tree, write_frames
 
 from run_pipeline import settings_of_model
 from utils import events
@@ -177,6 +177,18 @@ def test_thinned_resized_and_labelled_frames(own, tmp_path, monkeypatch):
     assert Path("raw_datasets/thin/labels.csv").read_text() == "video,first_frame,last_frame\nfast,3,4\n"
     frames = sorted(Path("raw_datasets/thin/videos/fast").iterdir())
     assert [f.name for f in frames] == [f"{k:06d}.jpg" for k in range(1, 9)] and cv2.imread(str(frames[0])).shape == (30, 45, 3)
+
+
+def test_names_of_videos_in_folders_of_folders(copy):
+    for name in ("a/1.mp4", "b/1.mp4", "b/1.avi"):
+        film(Path("deep", name), draw(6, 3)[0], "mp4v" if name.endswith("4") else "MJPG", 25)
+    write_frames("deep/b/.hidden", draw(3, 3)[0], ".png")
+    Path("deep/notes.txt").write_text("not a video")
+    Path("lines.csv").write_text("a_1,2,3\ndeep/b/1.avi,4,4\n")  # by the name here, or by the path
+    done = run_script("tools.prepare_videos", "deep", "deep", "--labels", "lines.csv")
+    assert "is named b_1-2 here" in done.stdout
+    assert {p.name for p in Path("raw_datasets/deep/videos").iterdir()} == {"a_1.mp4", "b_1.avi", "b_1-2.mp4"}
+    assert Path("raw_datasets/deep/labels.csv").read_text().splitlines()[1:] == ["a_1,2,3", "b_1,4,4"]
 
 
 @pytest.mark.parametrize("words, names", [

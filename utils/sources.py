@@ -24,14 +24,17 @@ class Source(NamedTuple):
 
 
 def find(paths):
-    """The videos in files and folders, as sources that still bear their own names. Raises UserError where there is none."""
+    """The videos in files and folders, as sources that still bear their own names, behind those of the folders they were
+    found in: b/c.mp4 in folder a is b_c. Raises UserError where there is none.
+    """
     found = []
     for given in paths:
         if not given.exists():
             raise UserError(f"{given}: no such file or folder")
         entries = [given] if given.is_file() else [given, *sorted(
             (p for p in given.rglob("*") if not any(part.startswith(".") for part in p.relative_to(given).parts)), key=natural)]
-        here = [source for path in entries if (source := inspect(path, given.is_file()))]
+        here = [source._replace(name="_".join([*path.relative_to(given).parts[:-1], source.name]))
+                for path in entries if (source := inspect(path, given.is_file()))]
         if not here:
             raise UserError(f"{given}: no videos and no frames in it (videos: {', '.join(sorted(VIDEOS))}; "
                             f"frames: {', '.join(sorted(IMAGES))})")

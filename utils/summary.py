@@ -42,7 +42,8 @@ def figures(res):
     seconds = [len(video) / rate for video, rate in zip(videos, res.rates) if rate]
     if len(seconds) == len(videos):
         counted.append(("length", clock_time(sum(seconds))))
-    return [*counted, ("boxes", f"{len(res.boxes):,}"), ("events", f"{len(res.events):,}")]
+    counted.append(("boxes", f"{len(res.boxes):,}"))
+    return counted if res.made["auroc"] is None else [*counted, ("events", f"{len(res.events):,}")]
 
 
 def clock_time(seconds):

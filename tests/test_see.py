@@ -87,6 +87,10 @@ def test_own_videos_from_files_to_report(copy):
     assert [int(Path(f).resolve().stem) for f in frames] == list(range(1, 31))
     made = json.loads(Path("results/own/test/metrics.json").read_text())
     assert made["abnormal_frames"] == 45 and made["labels"] == "frame ranges labels.csv" and 0 <= made["auroc"] <= 1
+    flow = json.loads(Path(f"optical_flow/own/videos/{ODD[2]}/flow.json").read_text())
+    assert flow["seconds"] >= 0 and flow["command"].startswith("calc_optical_flow.py")
+    page = Path("results/own/test/report.html").read_text()
+    assert "Of the weight that was taken away in the last epoch" in page and page.count("<br>weight ") == 3
     data = data_of(Path("results/own/test/report.html"))
     assert {video["name"] for video in data["videos"]} == set(prepared)
     assert {tuple(video["size"]) for video in data["videos"]} == {(60, 90), (80, 120)}

@@ -173,11 +173,14 @@ def taken_away(res):
 
 
 def most_dropped(res, count=20, apart=25):
-    """The cubes that refinement took most weight from: dicts of row and text; in a video not closer than `apart` frames."""
+    """The cubes that refinement took most weight from, in a video not closer than `apart` frames: dicts of row, v, number,
+    video, frame and weight, its mean over the refined epochs.
+    """
     weights = kept_weights(res)
     if weights is None:
         return []
-    lost = (1 - np.asarray(weights, np.float32)).sum(axis=0)
+    lost = 1 - np.asarray(weights, np.float32)  # (epochs, N)
+    lost = lost.sum(axis=0) / max(1, lost.any(axis=1).sum())
     firsts, found = [video.first for video in res.dataset.videos], []
     for row in np.lexsort((-res.box_scores, -lost))[:100 * count]:
         number = int(res.boxes[row, 0])
@@ -185,7 +188,6 @@ def most_dropped(res, count=20, apart=25):
         if lost[row] <= 0 or len(found) == count:
             break
         if all(v != other["v"] or abs(number - other["number"]) >= apart for other in found):
-            gone = int((np.asarray(weights[:, row]) == 0).sum())
             found.append({"row": int(row), "v": v, "number": number, "video": res.dataset.videos[v].name,
-                          "frame": number - firsts[v] + 1, "epochs": gone})
+                          "frame": number - firsts[v] + 1, "weight": float(1 - lost[row])})
     return found

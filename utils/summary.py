@@ -34,7 +34,7 @@ def protocols(made):
 
 def figures(res):
     """Small facts for the headline: (label, value)."""
-    videos, counted = res.dataset.videos, [("videos", f"{len(res.dataset.videos):,}"), ("frames", f"{len(res.curve):,}")]
+    videos, counted = res.dataset.videos, [("videos" if len(res.dataset.videos) != 1 else "video", f"{len(res.dataset.videos):,}"), ("frames", f"{len(res.curve):,}")]
     if res.made["auroc"] is not None:
         counted = [("EER", f"{res.made['eer']:.1%}"), ("average precision", f"{res.made['average_precision']:.1%}"), *counted]
     if res.labels is not None:

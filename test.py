@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from models.checkpoint import load_models
-from utils import events, files, metrics, plots, record
+from utils import events, files, metrics, plots, protocols, record
 from utils.config import dataset_of, parse_config
 from utils.cubes import Cubes, score
 from utils.datasets import rates
@@ -90,6 +90,10 @@ def evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wante
         figures |= metrics.evaluate(smooth, abnormal)
         figures["auroc_unsmoothed"] = metrics.evaluate(frame_scores, abnormal)["auroc"]
     if figures["auroc"] is not None:
+        names, counts = [video.name for video in dataset.videos], np.array([len(video.chosen) for video in dataset.videos])
+        testing = np.array([video.testing for video in dataset.videos])
+        figures["protocols"] = protocols.table(
+            protocols.Frames(frame_scores, abnormal, names, counts, testing), cfg.window_size)
         official = metrics.official_results(smooth, abnormal)
         with files.whole(results / "frame_results.npz") as part, open(part, "wb") as file:
             np.savez(file, **official)
@@ -100,7 +104,8 @@ def evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wante
         "settings": {**boxes_made["settings"], **cubes_made["settings"], **models.recipe["settings"],
                      **wanted["settings"]},
         "input": {**boxes_made["input"], **cubes_made["input"]},
-        "videos": [[video.name, video.first, len(video.chosen)] for video in dataset.videos]})
+        "videos": [[video.name, video.first, len(video.chosen)] for video in dataset.videos],
+        "training_videos": sum(not video.testing for video in dataset.videos)})
     draw(cfg, dataset, results, cubes, boxes, box_scores, smooth, abnormal, figures)
     record.save(results / "test.json", wanted, clock())
 
@@ -188,6 +193,7 @@ def report(content, results):
         print(f"frame AUROC {content['auroc']:.2%}   EER {content['eer']:.2%}   "
               f"average precision {content['average_precision']:.2%}   "
               f"(AUROC without smoothing {content['auroc_unsmoothed']:.2%})")
+        print("\n".join(protocols.lines(content["protocols"])))
     found = content["events"]
     print(f"{found['count']:,} events above {found['threshold']:.2f} ({found['rule']}): {results}/events.csv"
           + ("" if found["count"] else "; for more take a lower --event_z, or --event_share 0.05"))

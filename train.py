@@ -36,7 +36,6 @@ from utils.config import parse_config
 from utils.cubes import BlockCubes, Cubes
 from utils.errors import UserError
 from utils.run import Clock, device_of, locked, precision_of, progress, run
-from utils.settings import END
 from utils.stc import block_of
 
 
@@ -104,7 +103,8 @@ def train_block(cfg, path, cubes, wanted):
              "cube_weights": [],  # (n,) float16 per epoch
              "recent": [],  # the network's weights after the last epochs
              "epoch_scores": {},  # epoch -> (n, 1 or 2)
-             **state, **wanted, "training": training_id(wanted), "block": list(cubes.place), "grid": [cfg.h_block, cfg.w_block]}
+             **state, **wanted, "training": record.training_id(wanted),
+             "block": list(cubes.place), "grid": [cfg.h_block, cfg.w_block]}
     clock, autocast = Clock(state["seconds"]), precision_of(cfg.precision, cubes.all.device)
     fit(cfg, model, cubes, state, clock, autocast, resume)
     finish(cfg, model, cubes, state, autocast)
@@ -117,7 +117,7 @@ def earlier(cfg, path, resume, wanted):
     """What an earlier run left of this training: finished, finished in another way, half-way, or {}."""
     for file in (path, resume):
         state = files.load_torch(file) if file.is_file() else {}
-        if state.get("training") != training_id(wanted):
+        if state.get("training") != record.training_id(wanted):
             continue
         if state["id"] == wanted["id"]:
             return state
@@ -126,12 +126,6 @@ def earlier(cfg, path, resume, wanted):
             return {**state, "epoch_scores": {}}
         print(f"{file}: keeps the weights after {len(state['recent'])} epochs, too few to end otherwise: training again")
     return {}
-
-
-def training_id(wanted):
-    """What decides the weights after each epoch: everything but how the training ends and what is scored on the way."""
-    settings = {key: value for key, value in wanted["settings"].items() if key not in END}
-    return record.digest([settings, wanted["input"]])
 
 
 def fit(cfg, model, cubes, state, clock, autocast, resume):

@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import json
 import os
 import runpy
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -15,6 +17,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks: a second thread
 
 SUITE = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(SUITE), str(SUITE / "tests")]
+SMALL = ["--num_feature_root", "4", "--epochs", "2", "--warmup_epoch", "1", "--batch_size", "32", "--device", "cpu"]
+STAGES = {"calc_optical_flow.py": ["--flow_method", "dis"], "extract_bbox.py": ["--detector", "none", "--min_area", "100"],
+          "extract_stc.py": [], "train.py": SMALL, "test.py": []}
 GOLDEN = [SUITE / "tests" / "golden", SUITE.parent / "shared" / "golden"]
 
 
@@ -59,3 +64,34 @@ def suite(tmp_path, monkeypatch):
     """suite("train.py", "--dataset_name", ...) runs a script in tmp_path."""
     monkeypatch.chdir(tmp_path)
     return run_script
+
+
+def all_stages(name, mode, *common, train=(), test=()):
+    """The five commands, typed in order."""
+    more = {"train.py": train, "test.py": test}
+    for script, words in STAGES.items():
+        done = run_script(script, "--dataset_name", name, "--mode", mode, *words, *common, *more.get(script, ()))
+    return done
+
+
+def outcome(name, mode):
+    return json.loads(open(f"results/{name}/{mode}/metrics.json").read())
+
+
+@pytest.fixture(scope="session")
+def ped2(tmp_path_factory):
+    """A finished pipeline on a UCSD tree: other tests look at copies of it."""
+    from trees import ucsd_tree
+
+    root = tmp_path_factory.mktemp("ped2")
+    ucsd_tree(root)
+    with contextlib.chdir(root):
+        all_stages("UCSDped2", "test", train=["--score_every", "1"])
+    return root
+
+
+@pytest.fixture
+def copy(ped2, tmp_path, monkeypatch):
+    shutil.copytree(ped2, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy"

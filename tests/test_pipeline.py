@@ -1,6 +1,5 @@
 """Whole pipelines through the command line, on small generated trees of the official shapes."""
 
-import contextlib
 import csv
 import json
 import os
@@ -14,44 +13,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import SUITE, run_script
+from conftest import SMALL, STAGES, SUITE, all_stages, outcome, run_script
 from trees import avenue_tree, shanghaitech_tree, ucsd_tree
 
 from utils import datasets
 from utils.labels import read_labels
-
-SMALL = ["--num_feature_root", "4", "--epochs", "2", "--warmup_epoch", "1", "--batch_size", "32", "--device", "cpu"]
-STAGES = {"calc_optical_flow.py": ["--flow_method", "dis"], "extract_bbox.py": ["--detector", "none", "--min_area", "100"],
-          "extract_stc.py": [], "train.py": SMALL, "test.py": []}
-
-
-def all_stages(name, mode, *common, train=(), test=()):
-    """The five commands, typed in order."""
-    more = {"train.py": train, "test.py": test}
-    for script, words in STAGES.items():
-        done = run_script(script, "--dataset_name", name, "--mode", mode, *words, *common, *more.get(script, ()))
-    return done
-
-
-def outcome(name, mode):
-    return json.loads(open(f"results/{name}/{mode}/metrics.json").read())
-
-
-@pytest.fixture(scope="module")
-def ped2(tmp_path_factory):
-    """A finished pipeline on a UCSD tree: other tests look at copies of it."""
-    root = tmp_path_factory.mktemp("ped2")
-    ucsd_tree(root)
-    with contextlib.chdir(root):
-        all_stages("UCSDped2", "test", train=["--score_every", "1"])
-    return root
-
-
-@pytest.fixture
-def copy(ped2, tmp_path, monkeypatch):
-    shutil.copytree(ped2, tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
-    return tmp_path / "copy"
 
 
 def test_what_the_five_commands_write(copy):
@@ -81,18 +47,6 @@ def test_what_the_five_commands_write(copy):
     assert kept.shape == (2, len(boxes), 1)
     np.testing.assert_array_equal(kept[1], trained["scores"])
     assert not [p for p in copy.rglob("*.part*")] + [p for p in copy.rglob("*.resume.pt")]
-
-
-def test_figures_from_saved_scores(copy):
-    found = outcome("UCSDped2", "test")
-    done = run_script("tools.evaluate", "UCSDped2", "test")
-    assert f"10   {found['auroc']:8.2%}" in done.stdout and f" 1   {found['auroc_unsmoothed']:8.2%}" in done.stdout
-    run_script("tools.evaluate", "UCSDped2", "test", "--training")
-    rows = list(csv.DictReader(open("results/UCSDped2/test/epochs.csv")))
-    assert [row["epoch"] for row in rows] == ["1", "2"]
-    assert float(rows[1]["auroc_smoothing_10"]) == pytest.approx(found["auroc"], abs=1e-6)
-    os.unlink("data/UCSDped2/test/epoch_scores.npy")
-    assert "--score_every" in run_script("tools.evaluate", "UCSDped2", "test", "--training", rc=2).stderr
 
 
 def test_the_first_frame_has_no_motion_and_the_last_one_looks_back(copy):

@@ -32,7 +32,7 @@ from utils.config import SUITE, flow_is_read, parse_config, stage_settings, stag
 from utils.datasets import RAW
 from utils.errors import UserError
 from utils.run import locked, run
-from utils.settings import END, SETTINGS
+from utils.settings import SETTINGS
 
 SHARED = ("bboxes.npy", "boxes.json", "stc_raw.npy", "stc_of.npy", "cubes.json")
 BESIDE_SETTINGS = ("dataset_name", "mode", "config")
@@ -76,10 +76,13 @@ def read(path, seeds, epochs_given):
         if not all(len(value) == len(group.split()) for value in values):
             raise UserError(f"{path}: {group}: every value must have {len(group.split())} parts")
     rows = [dict(zip(keys, sum(values, []))) for values in itertools.product(*choices)]
+    shared = sections["settings"] | ({"epochs": epochs_given} if epochs_given else {})
+    for settings in (*rows, shared):
+        for key, value in settings.items():
+            settings[key] = value.replace("{dataset_name}", (shared | settings).get("dataset_name", ""))
     seeds = seeds or sections["experiment"].get("seeds", "0")
     if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
         raise UserError(f"seeds {seeds}: must be numbers such as 0,1,2")
-    shared = sections["settings"] | ({"epochs": epochs_given} if epochs_given else {})
     return {"title": sections["experiment"].get("title", path.stem), "keys": keys, "shared": shared, "rows": rows,
             "seeds": [int(seed) for seed in seeds.split(",")], "cited": sections["cited"]}
 
@@ -97,8 +100,7 @@ def run_row(out, row, experiment, ready):
 def run_one(out, row, settings, ready):
     """One run through all stages, as far as they are not done; its results or "failed"."""
     name = settings.get("dataset_name", "")
-    flags = {key: value.replace("{dataset_name}", name) for key, value in settings.items()}
-    cfg = parse_config("", words(flags))
+    cfg = parse_config("", words(settings))
     folder = out / "runs" / label(row).replace("/", "_").replace(" ", "_") / f"seed_{cfg.seed}"
     wanted = {"settings": {stage: stage_settings(cfg, stage) for stage in record.SCRIPTS}, "dataset": [name, cfg.mode]}
     key = record.digest([wanted["dataset"], cfg.flow_root_dir, *(wanted["settings"][s] for s in ("flow", "boxes", "cubes"))])
@@ -115,7 +117,7 @@ def run_one(out, row, settings, ready):
                 take_over(out, cfg, data)
             roots = {"data_root_dir": str(folder / "data" if own else out / "shared" / key),
                      "results_dir": str(folder / "results")}
-            command = [script, *words({k: v for k, v in (flags | roots).items() if stage_takes(stage, k)})]
+            command = [script, *words({k: v for k, v in (settings | roots).items() if stage_takes(stage, k)})]
             print(f"{label(row)}, seed {cfg.seed}: {script}   (log: {folder / 'run.log'})", flush=True)
             if call(command, folder / "run.log"):
                 print(f"{label(row)}, seed {cfg.seed}: failed: {last_line(folder / 'run.log')}")
@@ -159,15 +161,12 @@ def link(source, target, names):
 
 def take_over(out, cfg, data):
     """Takes the models of a run with the same seed that differs in nothing but the training's end, if there is one."""
-    def training(settings):
-        return {key: value for key, value in settings.items() if key not in END}
-
     if (data / "train.json").is_file() or any(data.glob("model_*.pt")):
         return
-    made = files.load_json(data / "cubes.json")["id"]
+    wanted = record.training_id(record.wanted(cfg, "train", cubes=files.load_json(data / "cubes.json")["id"]))
     for other in sorted(out.glob(f"runs/*/*/data/{cfg.dataset_name}/{cfg.mode}/train.json")):
         content = files.load_json(other)
-        if content["input"]["cubes"] == made and training(content["settings"]) == training(stage_settings(cfg, "train")):
+        if record.training_id(content) == wanted:
             return link(other.parent, data, content["models"])
 
 
@@ -177,7 +176,7 @@ def write_table(out, experiment, rows):
     files.save_csv(out / "table.csv", lines)
     heads = list(lines[0])
     text = [f"# {experiment['title']}", "", f"Seeds {', '.join(map(str, experiment['seeds']))}. Frame AUROC in %: mean and "
-            "standard deviation over the seeds; 95% interval of the mean over videos (bootstrap); spread: highest less "
+            "standard deviation over the seeds; 95% interval of the mean over videos; spread: highest less "
             "lowest of the last 6 epochs, mean over the seeds.", "",
             "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads),
             *("| " + " | ".join(str(value) for value in line.values()) + " |" for line in lines), ""]
@@ -199,7 +198,7 @@ def summary(runs):
     if np.isnan(figures).any():
         return columns | {"AUROC": "no labels"}
     columns["AUROC"], columns["unsmoothed"] = (mean_and_deviation(100 * values) for values in figures.T)
-    low, high = over_videos(done)
+    low, high = over_videos(done, figures[:, 0].mean())
     columns["95% over videos"] = f"{100 * low:.2f} to {100 * high:.2f}"
     spreads = [epochs.spread(epochs.load(found["data"], found["results"])) for found in done]
     if all(spread is not None for spread in spreads):
@@ -211,7 +210,7 @@ def mean_and_deviation(values):
     return f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
 
 
-def over_videos(done):
+def over_videos(done, auroc):
     """95% interval of the mean AUROC of several runs, over resampled videos."""
     counts = [count for _, _, count in done[0]["metrics"]["videos"]]
     video = np.repeat(np.arange(len(counts)), counts)
@@ -221,7 +220,7 @@ def over_videos(done):
         scores, labels = (files.load_array(found["results"] / name) for name in ("frame_scores.npy", "labels.npy"))
         smooth = metrics.moving_average(scores, found["metrics"]["settings"]["window_size"])
         aurocs.append(bootstrap.resampled_figures(smooth, labels, video, drawn)[:, 0])
-    return bootstrap.interval(np.mean(aurocs, axis=0))
+    return bootstrap.interval(auroc, np.mean(aurocs, axis=0), len(counts))
 
 
 if __name__ == "__main__":

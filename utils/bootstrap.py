@@ -1,8 +1,12 @@
 """How sure a figure is: resampling whole videos, since frames of one video are no independent observations."""
 
 import numpy as np
+from scipy.special import expit, logit
+from scipy.stats import t
 
 TIMES = 2000  # resamples
+POINTS = 2000  # of a curve
+EDGE = 0.001
 
 
 def resamples(videos, times=TIMES, seed=0):
@@ -14,24 +18,22 @@ def resampled_figures(scores, labels, video, drawn):
     """AUROC, EER and average precision of each resample, as `metrics.evaluate` defines them.
 
     scores: (F,); labels: (F,) bool; video: (F,) from 0, the video of each frame; drawn: (R, videos) from `resamples`.
+    The curves have at most POINTS points, which is exact where there are no more different scores.
     Returns (R, 3), NaN where a resample has one class alone.
     """
     order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
     ends = np.flatnonzero(np.append(np.diff(np.asarray(scores)[order]) != 0, True))  # equal scores pass a threshold together
-    of_video, abnormal = np.asarray(video)[order], np.asarray(labels, bool)[order]
-    chunk = max(1, 20_000_000 // len(order))  # bounds memory
-    return np.concatenate([_figures(drawn[i:i + chunk], of_video, abnormal, ends) for i in range(0, len(drawn), chunk)])
-
-
-def _figures(drawn, of_video, abnormal, ends):
-    weight = drawn[:, of_video].astype(np.float64)  # (R, F), by falling score
-    hits = np.cumsum(weight * abnormal, axis=1)[:, ends]
-    alarms = np.cumsum(weight, axis=1)[:, ends]
+    if len(ends) > POINTS:
+        ends = ends[np.linspace(0, len(ends) - 1, POINTS).astype(int)]
+    step = np.searchsorted(ends, np.arange(len(order)))  # the first threshold that a frame passes
+    counts = np.zeros((2, len(ends), drawn.shape[1]))  # normal and abnormal frames of each video that pass
+    np.add.at(counts, (np.asarray(labels, int)[order], step, np.asarray(video)[order]), 1)
+    alarms, hits = (drawn @ of_class.T for of_class in np.cumsum(counts, axis=1))  # (R, thresholds)
     start = np.zeros((len(drawn), 1))
     with np.errstate(invalid="ignore", divide="ignore"):
         tpr = np.hstack([start, hits / hits[:, -1:]])
-        fpr = np.hstack([start, (alarms - hits) / (alarms - hits)[:, -1:]])
-        precision = hits / alarms
+        fpr = np.hstack([start, alarms / alarms[:, -1:]])
+        precision = hits / (hits + alarms)
     auroc = np.trapezoid(tpr, fpr, axis=1)
     eer = np.take_along_axis(fpr, np.argmin(np.abs(1 - tpr - fpr), axis=1)[:, None], axis=1)[:, 0]
     average_precision = np.sum(np.diff(tpr, axis=1) * np.nan_to_num(precision), axis=1)
@@ -40,9 +42,21 @@ def _figures(drawn, of_video, abnormal, ends):
     return figures
 
 
-def interval(values):
-    """The central 95% of resampled figures (R, ...), NaN left out: low and high (...), NaN where there are none."""
-    values = np.asarray(values, np.float64)
-    if np.isnan(values).all():
-        return np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
-    return np.nanpercentile(values, [2.5, 97.5], axis=0)
+def interval(figure, resampled, videos, share=True):
+    """95% interval of a figure, (low, high): Student's t with the standard error that resampling `videos` videos shows.
+
+    figure: its value, of all videos; resampled: (R,), NaN left out; share: a figure in 0..1, whose interval is worked out
+    on the scale of log odds and so stays inside (values nearer than EDGE to an end count as there). Plain quantiles of the
+    resampled figures are too narrow for as few videos as these datasets have (docs/EVALUATION.md).
+    Returns NaN twice where no resample has the figure, or there is one video alone.
+    """
+    resampled = np.asarray(resampled, np.float64)
+    resampled = resampled[np.isfinite(resampled)]
+    if videos < 2 or not len(resampled):
+        return np.nan, np.nan
+    scale = (lambda x: logit(np.clip(x, EDGE, 1 - EDGE))) if share else np.asarray
+    half = t.ppf(0.975, videos - 1) * scale(resampled).std() * np.sqrt(videos / (videos - 1))
+    low, high = scale(figure) - half, scale(figure) + half
+    if share:
+        low, high = min(expit(low), figure), max(expit(high), figure)
+    return float(low), float(high)

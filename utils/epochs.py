@@ -83,3 +83,36 @@ def dropped(weights, abnormal):
     lost = 1 - np.asarray(weights, np.float64)
     total = lost.sum()
     return total / len(lost), lost[abnormal].sum() / total if total > 0 else np.nan
+
+
+def table(training):
+    """A row per epoch; what was not kept for an epoch is ""."""
+    base = float(training.abnormal.mean())
+    of_epoch = dict(zip(training.epochs, zip(training.scores, aurocs(training))))
+    rows = []
+    for epoch, weights in enumerate(training.weights, 1):
+        share, on_abnormal = dropped(weights, training.abnormal)
+        row = dict.fromkeys(("auroc", "auroc_unsmoothed", "score_mean", "score_std", "score_max", "normal_loss",
+                             "abnormal_loss", "normality_advantage"), "")
+        if epoch in of_epoch:
+            scores, (smooth, plain) = of_epoch[epoch]
+            raw = scores[:, 0].astype(np.float64)
+            normal, abnormal, ratio = normality_advantage(raw, training.abnormal)
+            row |= {"auroc": float(smooth), "auroc_unsmoothed": float(plain), "score_mean": float(raw.mean()),
+                    "score_std": float(raw.std()), "score_max": float(raw.max()), "normal_loss": normal,
+                    "abnormal_loss": abnormal, "normality_advantage": ratio}
+        rows.append({"epoch": epoch, **row, "dropped": float(share),
+                     "dropped_on_abnormal": "" if np.isnan(on_abnormal) else float(on_abnormal), "cubes_on_abnormal": base})
+    return rows
+
+
+def line(row):
+    """A row as text."""
+    text = f"epoch {row['epoch']:3d}: "
+    if row["auroc"] != "":
+        text += (f"AUROC {row['auroc']:.2%} (without smoothing {row['auroc_unsmoothed']:.2%}), scores {row['score_mean']:.2f} "
+                 f"+- {row['score_std']:.2f}, abnormal / normal {row['normality_advantage']:.2f}; ")
+    if row["dropped_on_abnormal"] == "":
+        return text + "nothing dropped"
+    return text + (f"dropped {row['dropped']:.2%} of the weight, {row['dropped_on_abnormal']:.1%} of it on abnormal frames "
+                   f"(of all cubes {row['cubes_on_abnormal']:.1%})")

@@ -34,6 +34,15 @@ def read_labels(dataset, sizes):
     return labels, source
 
 
+def read_masks(dataset, sizes):
+    """Pixel masks of the chosen testing videos: per video a generator of (H, W) arrays, nonzero where abnormal.
+
+    Raises UserError where a video has none, or (once they are read) where they are damaged or of another size.
+    """
+    root = RAW / dataset.name
+    return [MASKS[dataset.labels](root, video, size) for video, size in zip(dataset.videos, sizes) if video.testing]
+
+
 def ucsd(root, testing):
     """Pixel masks Test001_gt/*.bmp, one per frame in order of names, if all videos have them; else NAME.m."""
     masks = {video.name: _mask_files(video.path.with_name(video.name + "_gt")) for video, _ in testing}
@@ -54,8 +63,8 @@ def avenue(root, testing):
     folder = root / "ground_truth_demo" / "testing_label_mask"
     if not folder.is_dir():
         return None, f"no labels: no folder {folder}"
-    return [_from_mat(folder / f"{int(re.sub('[^0-9]', '', video.name) or 0)}_label.mat", size)
-            for video, size in testing], "pixel masks ground_truth_demo/testing_label_mask/*.mat"
+    return ([_from_mat(_avenue_file(folder, video), size) for video, size in testing],
+            "pixel masks ground_truth_demo/testing_label_mask/*.mat")
 
 
 def shanghaitech(root, testing):
@@ -121,16 +130,22 @@ def _mask_files(folder):
     return sorted(p for p in folder.glob("*.bmp") if not p.name.startswith(".")) if folder.is_dir() else []
 
 
+def _avenue_file(folder, video):
+    return folder / f"{int(re.sub('[^0-9]', '', video.name) or 0)}_label.mat"
+
+
 def _from_masks(files, size):
-    abnormal = np.zeros(len(files), bool)
-    for i, path in enumerate(files):
+    return np.array([mask.any() for mask in _bmp_masks(files, size)], bool)
+
+
+def _bmp_masks(files, size):
+    for path in files:
         mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         if mask is None:
             raise UserError(f"{path}: this mask cannot be decoded")
         if mask.shape != tuple(size):
             raise UserError(f"{path}: this mask is {mask.shape[0]}x{mask.shape[1]}, the video's frames are {size[0]}x{size[1]}")
-        abnormal[i] = mask.any()
-    return abnormal
+        yield mask
 
 
 def _from_ranges(path, testing):
@@ -154,15 +169,46 @@ def _from_ranges(path, testing):
 
 
 def _from_mat(path, size):
+    return np.array([mask.any() for mask in _mat_masks(path, size)], bool)
+
+
+def _mat_masks(path, size):
     if not path.is_file():
         raise UserError(f"{path}: no such file, but other videos' labels are expected there")
     try:
         cells = scipy.io.loadmat(path)["volLabel"].ravel()
     except Exception as error:  # scipy raises many types for damaged files
         raise UserError(f"{path}: no MATLAB file with a variable volLabel ({error})") from None
-    abnormal = np.zeros(len(cells), bool)
     for i, mask in enumerate(cells):
         if getattr(mask, "shape", None) != tuple(size):
             raise UserError(f"{path}: mask {i + 1} is {getattr(mask, 'shape', 'none')}, the frames are {tuple(size)}")
-        abnormal[i] = mask.any()
-    return abnormal
+        yield mask
+
+
+def _ucsd_masks(root, video, size):
+    files = _mask_files(video.path.with_name(video.name + "_gt"))
+    if not files:
+        raise UserError(f"{video.path}_gt: no pixel masks of video {video.name}")
+    return _bmp_masks(files, size)
+
+
+def _avenue_masks(root, video, size):
+    return _mat_masks(_avenue_file(root / "ground_truth_demo" / "testing_label_mask", video), size)
+
+
+def _shanghaitech_masks(root, video, size):
+    for folder in (root / "Testing", root / "testing"):
+        path = folder / "test_pixel_mask" / f"{video.name}.npy"
+        if path.is_file():
+            masks = load_array(path, mmap=True)
+            if masks.ndim != 3 or masks.shape[1:] != tuple(size):
+                raise UserError(f"{path}: is {masks.shape}, the frames are {tuple(size)}")
+            return masks
+    raise UserError(f"{root}/testing/test_pixel_mask/{video.name}.npy: not there, so there are no pixel masks")
+
+
+def _no_masks(root, video, size):
+    raise UserError(f"{root}: labels.csv tells abnormal frames, not where in them: there are no pixel masks of {video.name}")
+
+
+MASKS = {"ucsd": _ucsd_masks, "avenue": _avenue_masks, "shanghaitech": _shanghaitech_masks, "plain": _no_masks}

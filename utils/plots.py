@@ -52,6 +52,37 @@ def timeline(scores, labels, starts, names, title):
     return figure
 
 
+def training(rows, losses, abnormal):
+    """What a training did, epoch by epoch, against the labels.
+
+    rows: of `epochs.table`; losses: (N,) raw losses after the last kept epoch, or None; abnormal: (N,) bool.
+    """
+    def curve(axes, key, color, label):
+        kept = [row for row in rows if row[key] != ""]
+        axes.plot([row["epoch"] for row in kept], [row[key] for row in kept], ".-", color=color, lw=1.2, ms=4, label=label)
+
+    figure = Figure(figsize=(10, 7))
+    (auroc, advantage), (dropped, histogram) = figure.subplots(2, 2, gridspec_kw={"hspace": 0.35, "wspace": 0.25})
+    curve(auroc, "auroc", BLUE, "official smoothing")
+    curve(auroc, "auroc_unsmoothed", GREY, "no smoothing")
+    auroc.set(title="frame AUROC", xlabel="epoch")
+    curve(advantage, "normality_advantage", BLUE, "abnormal / normal")
+    advantage.set(title="normality advantage: mean loss, abnormal / normal", xlabel="epoch")
+    curve(dropped, "dropped", GREY, "share of all weight dropped")
+    curve(dropped, "dropped_on_abnormal", RED, "of it on abnormal frames")
+    dropped.axhline(rows[0]["cubes_on_abnormal"], color=GREY, lw=1, ls=":", label="of all cubes on abnormal frames")
+    dropped.set(title="what refinement dropped", xlabel="epoch", ylim=(0, 1))
+    if losses is not None:
+        bins = np.geomspace(max(losses.min(), 1e-3), max(losses.max(), 2e-3), 60)
+        for rows_of, color, label in ((~abnormal, BLUE, "on normal frames"), (abnormal, RED, "on abnormal frames")):
+            histogram.hist(losses[rows_of], bins, density=True, histtype="step", color=color, label=label)
+        histogram.set(title="losses of the cubes after the last kept epoch", xlabel="loss", xscale="log", yscale="log")
+    for axes in (auroc, advantage, dropped, histogram):
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def cube_sheet(cubes, scores, captions, title):
     """The highest (left) and lowest (right) scored cubes, each with its T frames in a row.
 

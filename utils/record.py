@@ -17,6 +17,7 @@ from utils import datasets, files
 from utils.config import stage_settings
 from utils.errors import UserError
 from utils.run import versions
+from utils.settings import END
 
 SCRIPTS = {"flow": "calc_optical_flow.py", "boxes": "extract_bbox.py", "cubes": "extract_stc.py", "train": "train.py",
            "test": "test.py"}
@@ -36,6 +37,12 @@ def wanted_flow(cfg, video, weights):
     """The record of one video's flow files, which don't depend on the mode or on a trial's part of the data."""
     return _with_id("flow", {"flow_method": cfg.flow_method, "flow_dtype": cfg.flow_dtype},
                     {"frames": digest(datasets.fingerprint(video)), "weights": weights})
+
+
+def training_id(record):
+    """What decides a training's weights after each epoch: all but how it ends and what is scored on the way."""
+    settings = {key: value for key, value in record["settings"].items() if key not in END}
+    return digest([settings, record["input"]])
 
 
 def save(path, record, seconds, **counts):

@@ -19,22 +19,30 @@ def of(res):
 
 
 def protocols(made):
-    """Rows of the protocol table: name, value, low and high of its interval (or None), whether it is the official one.
+    """Rows of the protocol table: name, official, and auroc, low and high (its interval), eer, average_precision or None.
 
     They are what metrics.json holds under "protocols"; without that the official AUROC, smoothed and not.
     """
     if made["auroc"] is None:
         return []
     known = made.get("protocols") or [
-        {"name": f"all frames in a row, smoothed over {made['settings']['window_size']}", "auroc": made["auroc"],
-         "official": True},
+        {"name": f"all frames in a row, smoothed over {made['settings']['window_size']}", "official": True,
+         **{key: made[key] for key in ("auroc", "eer", "average_precision")}},
         {"name": "all frames in a row, not smoothed", "auroc": made["auroc_unsmoothed"]}]
-    return [{"low": None, "high": None, "official": False, **row} for row in known]
+    columns = ("auroc", "low", "high", "eer", "average_precision")
+    return [{"name": row["name"], "official": row.get("official", False), **{key: number(row.get(key)) for key in columns}}
+            for row in known]
+
+
+def number(value):
+    """A number, or None where there is none."""
+    return None if value is None or np.isnan(value) else value
 
 
 def figures(res):
     """Small facts for the headline: (label, value)."""
-    videos, counted = res.dataset.videos, [("videos" if len(res.dataset.videos) != 1 else "video", f"{len(res.dataset.videos):,}"), ("frames", f"{len(res.curve):,}")]
+    videos = res.dataset.videos
+    counted = [("video" if len(videos) == 1 else "videos", f"{len(videos):,}"), ("frames", f"{len(res.curve):,}")]
     if res.made["auroc"] is not None:
         counted = [("EER", f"{res.made['eer']:.1%}"), ("average precision", f"{res.made['average_precision']:.1%}"), *counted]
     if res.labels is not None:

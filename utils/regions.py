@@ -1,0 +1,159 @@
+"""Where and which: region-based and track-based detection (RBDC, TBDC), from unsmoothed box scores.
+
+Street Scene: A New Dataset and Evaluation Protocol for Video Anomaly Detection, Ramachandra and Jones, WACV 2020.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from utils import bootstrap
+from utils.errors import UserError
+
+BETA = 0.1  # a detection meets a region if their IoU is at least this
+ALPHA = 0.1  # a track is detected if at least this share of its regions is
+
+
+class Regions(NamedTuple):
+    """The true anomalous regions of a mode's frames."""
+
+    boxes: np.ndarray  # (M, 5) frame x1 y1 x2 y2, corners inclusive
+    track: np.ndarray  # (M,) int, from 0: the track of each region
+
+
+def read_tracks(folder, videos):
+    """Region and track files: NAME.txt per testing video, lines of track, frame (from 0), x1, y1, x2, y2.
+
+    videos: of datasets.Video. Numbers are separated by commas or blanks; a video without anomalies has an empty file.
+    Raises UserError where a file is missing or does not fit the video.
+    """
+    boxes, tracks = [np.empty((0, 5))], [np.empty((0, 2), int)]
+    for number, video in enumerate(videos):
+        path = Path(folder, f"{video.name}.txt")
+        try:
+            text = path.read_text(encoding="utf-8").replace(",", " ")
+            rows = np.array(text.split(), np.float64).reshape(-1, 6)
+        except FileNotFoundError:
+            raise UserError(f"{path}: not there; every testing video needs its file of tracks (empty if it has none)") from None
+        except (ValueError, UnicodeDecodeError):
+            raise UserError(f"{path}: must hold lines of six numbers: track, frame, x1, y1, x2, y2") from None
+        if len(rows) and not (0 <= rows[:, 1].min() and rows[:, 1].max() < len(video) and np.isfinite(rows).all()):
+            raise UserError(f"{path}: names frames outside 0 to {len(video) - 1} of video {video.name}")
+        boxes.append(np.column_stack([rows[:, 1] + video.first, rows[:, 2:]]))
+        tracks.append(np.column_stack([np.full(len(rows), number), rows[:, 0]]).astype(int))
+    return Regions(np.concatenate(boxes), np.unique(np.concatenate(tracks), axis=0, return_inverse=True)[1].ravel())
+
+
+def from_masks(masks, first):
+    """Regions of one video from its pixel masks: connected parts; a part that overlaps one of the frame before, and that
+    most of all, goes on with its track. Not the published tracks: figures from these have a name of their own.
+
+    masks: of (H, W), nonzero where abnormal, frame by frame; first: number of the first frame.
+    """
+    boxes, track, before, tracks = [], [], None, 0
+    for frame, mask in enumerate(masks, first):
+        count, parts, stats, _ = cv2.connectedComponentsWithStats(np.uint8(np.asarray(mask) != 0))
+        names = np.zeros(count, int)  # the track of each part, from 1; part 0 is the background
+        if before is not None:
+            shared = np.zeros((count, before[1].max() + 1), int)  # pixels in common with each track of the frame before
+            np.add.at(shared, (parts, before[1][before[0]]), 1)
+            shared[0] = shared[:, 0] = 0
+            while shared.any():
+                part, name = np.unravel_index(np.argmax(shared), shared.shape)
+                names[part] = name
+                shared[part] = shared[:, name] = 0
+        new = np.flatnonzero(names[1:] == 0) + 1
+        names[new] = tracks + 1 + np.arange(len(new))
+        tracks += len(new)
+        left, top, width, height = stats[1:, :4].T
+        boxes.append(np.column_stack([np.full(count - 1, frame), left, top, left + width - 1, top + height - 1]))
+        track.append(names[1:] - 1)
+        before = parts, names
+    return Regions(np.concatenate(boxes), np.concatenate(track)) if boxes else Regions(np.empty((0, 5)), np.empty(0, int))
+
+
+def joined(parts):
+    """Regions of several videos as one; tracks stay apart."""
+    offsets = np.cumsum([0, *(part.track.max(initial=-1) + 1 for part in parts)])
+    return Regions(np.concatenate([part.boxes for part in parts]),
+                   np.concatenate([part.track + offset for part, offset in zip(parts, offsets)]))
+
+
+def overlaps(detections, regions):
+    """All pairs of a detection and a region in the same frame: their rows in both, and their IoU.
+
+    detections: (N, 5), regions: (M, 5) frame x1 y1 x2 y2, detections sorted by frame; areas with +1 on both sides.
+    """
+    low, high = (np.searchsorted(detections[:, 0], regions[:, 0], side) for side in ("left", "right"))
+    counts = high - low
+    region = np.repeat(np.arange(len(regions)), counts)
+    detection = np.arange(len(region)) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(low, counts)
+    a, b = detections[detection, 1:], regions[region, 1:]
+    inner = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]) + 1, 0, None).prod(axis=1)
+    union = (a[:, 2:] - a[:, :2] + 1).prod(axis=1) + (b[:, 2:] - b[:, :2] + 1).prod(axis=1) - inner
+    return detection, region, inner / union
+
+
+def evaluate(detections, scores, regions, counts, times=bootstrap.TIMES):
+    """RBDC and TBDC with their 95% intervals over videos.
+
+    detections: (N, 5) frame x1 y1 x2 y2, sorted by frame; scores: (N,); regions: Regions; counts: (V,) frames of each
+    testing video, whose frames are numbered from 0 through all of them. A region is detected at a threshold if any
+    detection of at least that score meets it; a detection that meets no region is a false positive. The curve is the share
+    of regions (tracks) detected against false positives per frame; its area is taken from 0 to 1, extended flat.
+    Returns {"rbdc", "rbdc_low", "rbdc_high", "tbdc", ...}. Raises UserError if there are no regions.
+    """
+    if not len(regions.boxes):
+        raise UserError("there are no true regions, so there is no RBDC or TBDC")
+    detection, region, iou = overlaps(detections, regions.boxes)
+    meets = iou >= BETA
+    found_at = np.full(len(regions.boxes), -np.inf)  # the highest threshold at which a region is detected
+    np.maximum.at(found_at, region[meets], scores[detection[meets]])
+    false = np.ones(len(detections), bool)
+    false[detection[meets]] = False
+    tracks_at, first_region = of_tracks(found_at, regions.track)
+    video_of = np.repeat(np.arange(len(counts)), counts)
+    videos = [video_of[frames.astype(np.int64)] for frames in (
+        detections[false, 0], regions.boxes[:, 0], regions.boxes[first_region, 0])]
+    drawn = bootstrap.resamples(len(counts), times)
+    result = {}
+    for name, hits, of_hits in (("rbdc", found_at, videos[1]), ("tbdc", tracks_at, videos[2])):
+        together = [np.zeros_like(array) for array in (videos[0], of_hits)]
+        result[name] = float(areas(scores[false], hits, *together, np.array([sum(counts)]), np.ones((1, 1)))[0])
+        resampled = areas(scores[false], hits, videos[0], of_hits, np.asarray(counts), drawn)
+        result[f"{name}_low"], result[f"{name}_high"] = bootstrap.interval(result[name], resampled, len(counts))
+    return result
+
+
+def of_tracks(found_at, track):
+    """The highest threshold at which each track is detected, (tracks,), and a region of each."""
+    order = np.lexsort((-found_at, track))
+    _, first, counts = np.unique(track[order], return_index=True, return_counts=True)
+    needed = np.ceil(ALPHA * counts - 1e-9).astype(int)
+    return found_at[order][first + needed - 1], order[first]
+
+
+def areas(false_scores, hits, video_of_false, video_of_hits, counts, drawn):
+    """Areas under the curves of resampled videos: (R,), NaN where a resample has nothing to detect.
+
+    false_scores: of the false positives; hits: threshold at which each region or track is detected; then the video of each;
+    counts: (V,) frames per video; drawn: (R, V).
+    """
+    thresholds = np.unique(np.concatenate([false_scores, hits[np.isfinite(hits)]]))[::-1]
+    if len(thresholds) > bootstrap.POINTS and drawn.shape[1] > 1:
+        thresholds = thresholds[np.linspace(0, len(thresholds) - 1, bootstrap.POINTS).astype(int)]
+    curves = []
+    for values, video in ((false_scores, video_of_false), (hits, video_of_hits)):
+        step = np.searchsorted(-thresholds, -values)  # the first threshold that a score reaches
+        passed = np.zeros((len(thresholds) + 1, drawn.shape[1]))  # the last row: never
+        np.add.at(passed, (step, video), 1)
+        curves.append(np.hstack([np.zeros((len(drawn), 1)), drawn @ np.cumsum(passed[:-1], axis=0).T]))
+    of_all = drawn @ np.bincount(video_of_hits, minlength=drawn.shape[1])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        x, y = curves[0] / (drawn @ counts)[:, None], curves[1] / of_all[:, None]
+        inside = np.clip((1 - x[:, :-1]) / np.diff(x, axis=1), 0, 1)  # the part of each step that lies left of 1
+    inside[np.diff(x, axis=1) == 0] = 0
+    left, rise = y[:, :-1], np.diff(y, axis=1)
+    return np.sum(inside * np.diff(x, axis=1) * (left + inside * rise / 2), axis=1) + np.clip(1 - x[:, -1], 0, None) * y[:, -1]

@@ -117,7 +117,7 @@ def find_events(cfg, dataset, folder, results):
     smooth = events.curve(frame_scores, spans, cfg.window_size)
     limit = events.threshold(smooth, cfg.event_z, cfg.event_share)
     rows = events.highest_rows(box_scores, boxes, dataset.chosen)
-    found = events.find(smooth, limit, frame_scores, rows, box_scores, boxes, spans)
+    found = events.find(smooth, limit, cfg.window_size, frame_scores, rows, boxes, spans)
     events.save(results / "events.csv", found, dataset, spans, rates(dataset))
     rule = f"highest {cfg.event_share:.2%} of frames" if cfg.event_share else f"z-score {cfg.event_z:g}"
     content = files.load_json(results / "metrics.json")

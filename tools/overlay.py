@@ -126,7 +126,7 @@ def curve_panel(res, start, stop, width):
     for a, b in events.runs(res.labels, spans) if res.labels is not None else ():
         image[:, x(a):x(b) + 1] = TRUTH
     cv2.line(image, (0, y(res.limit)), (width, y(res.limit)), ORANGE, 1)
-    for a, b in events.runs(res.curve > res.limit, spans):
+    for a, b in ((event["start"], event["stop"]) for event in res.events if start <= event["start"] < stop):
         image[-5:, x(a):x(b) + 1] = ORANGE
     points = np.array([(x(i + 0.5), y(res.curve[i])) for i in range(start, stop)], np.int32)
     cv2.polylines(image, [points], False, BLUE, 2, cv2.LINE_AA)

@@ -41,6 +41,18 @@ def runs(flags, spans):
     return found
 
 
+def joined(stretches, gap, spans):
+    """The same stretches, those of a video that are fewer than `gap` frames apart made one."""
+    starts, found = [start for start, _ in spans], []
+    for start, stop in stretches:
+        near = found and start - found[-1][1] < gap
+        if near and np.searchsorted(starts, start, "right") == np.searchsorted(starts, found[-1][0], "right"):
+            found[-1] = (found[-1][0], stop)
+        else:
+            found.append((start, stop))
+    return found
+
+
 def highest_rows(box_scores, boxes, numbers):
     """The row of the highest box of each frame, -1 where it has none.
 
@@ -54,25 +66,25 @@ def highest_rows(box_scores, boxes, numbers):
     return np.where(there, order[last], -1)
 
 
-def find(scores, limit, frame_scores, rows, box_scores, boxes, spans):
-    """The events above the limit, in order: list of dicts.
+def find(scores, limit, gap, frame_scores, rows, boxes, spans):
+    """The events in order: where the averaged scores are above the limit, with gaps of fewer than `gap` frames closed.
 
-    scores: (S,) the averaged scores; frame_scores: (S,) before; rows: (S,) the highest box of each frame; spans:
-    (start, stop) of each video in S. An event has `start`, `stop` (indices into S), `video` (position), `peak` (index of its
-    highest frame before averaging), `score` (there) and `box` (x1, y1, x2, y2 there, or None where no frame has one).
+    scores: (S,) averaged, see `curve`; frame_scores: (S,) before; rows: (S,) the highest box of each frame; boxes: (N, 5);
+    spans: (start, stop) of each video in S. Returns dicts of start, stop (indices into S), video (position), score (the
+    highest averaged score), peak (index of the frame with the highest box) and box (that one, x1 y1 x2 y2, or None).
     """
-    starts = [start for start, _ in spans]
-    found = []
-    for start, stop in runs(scores > limit, spans):
+    starts, found = [start for start, _ in spans], []
+    for start, stop in joined(runs(scores > limit, spans), gap, spans):
         peak = start + int(np.argmax(frame_scores[start:stop]))
-        found.append({"start": start, "stop": stop, "video": int(np.searchsorted(starts, start, "right")) - 1, "peak": peak,
-                      "score": float(box_scores[rows[peak]] if rows[peak] >= 0 else scores[peak]),
+        found.append({"start": start, "stop": stop, "video": int(np.searchsorted(starts, start, "right")) - 1,
+                      "score": float(scores[start:stop].max()), "peak": peak,
                       "box": boxes[rows[peak], 1:].tolist() if rows[peak] >= 0 else None})
     return found
 
 
 def save(path, events, dataset, spans, rates):
-    """Writes events.csv: frames counted from 1 within their video, seconds from 0 where its rate is known.
+    """Writes events.csv: frames counted from 1 within their video, seconds from 0 where its rate is known; peak_score is
+    the highest averaged score, peak_frame the frame with the highest box, which is the box given.
 
     rates: frames per second of each video, or None.
     """

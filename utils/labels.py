@@ -118,7 +118,7 @@ def read_ranges(path):
             continue  # an empty line, or the header
         if len(cells) < 3 or not (cells[1].isdecimal() and cells[2].isdecimal() and 1 <= int(cells[1]) <= int(cells[2])):
             raise UserError(f"{path}: line {number} is {', '.join(cells)}: must be video, first frame, last frame, "
-                            "counted from 1")
+                            "counted from 1 (a name with a comma in quotes)")
         ranges.append((cells[0], int(cells[1]), int(cells[2])))
     return ranges
 

@@ -79,10 +79,13 @@ def lists(res):
                   f"; shown are the {len(top)} highest." if len(top) == COUNT else ", then the highest peaks below it.")}]
     if res.labels is None:
         return found
-    missed = [(float((limit - curve[a:b]).sum()), a, b) for a, b in events.runs(res.labels & (curve <= limit), spans)]
+    in_event = np.zeros(len(curve), bool)
+    for event in res.events:
+        in_event[event["start"]:event["stop"]] = True
+    missed = [(float((limit - curve[a:b]).sum()), a, b) for a, b in events.runs(res.labels & ~in_event, spans)]
     found.append({
-        "title": "Worst misses", "empty": "Every abnormal frame is above the threshold.",
-        "text": "Abnormal frames at or below the threshold: the stretches that lack most, at their lowest frame.",
+        "title": "Worst misses", "empty": "Every abnormal frame is in an event.",
+        "text": "Abnormal frames outside events: the stretches that lack most, at their lowest frame.",
         "cards": [card(res, a + int(np.argmin(curve[a:b])), f"lowest {curve[a:b].min():.2f}, {b - a} frames",
                        {"start": a, "stop": b}) for _, a, b in sorted(missed, reverse=True)[:COUNT]]})
     normal = [(float(curve[a:b].max()), a + int(np.argmax(curve[a:b])), a, b)

@@ -1,5 +1,6 @@
 # make demo   set up, make the demo's videos, run the whole pipeline on them
 # make test   set up, run the tests
+# make faults set up, run the long tests: every write interrupted, 300 kills, 1,000 bad files (about half an hour)
 # make .venv  set up alone; again only when the requirements change
 # make mmdet  set up .venv-mmdet, for extract_bbox.py --detector mmdet:CONFIG:CHECKPOINT alone (compiles mmcv: 15 minutes)
 # CPU-only torch (much smaller): make .venv TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -9,7 +10,7 @@ TORCH_INDEX ?=
 PIP = .venv/bin/pip --disable-pip-version-check
 MMDET_PIP = .venv-mmdet/bin/pip --disable-pip-version-check
 
-.PHONY: demo test lint .venv mmdet
+.PHONY: demo test faults lint .venv mmdet
 
 demo: .venv
 	.venv/bin/python -m tools.make_demo
@@ -17,6 +18,9 @@ demo: .venv
 
 test: .venv/ready-dev
 	.venv/bin/python -m pytest
+
+faults: .venv/ready-dev
+	.venv/bin/python -m pytest --long tests/faults tests/test_properties.py
 
 lint: .venv/ready-dev
 	.venv/bin/ruff check .

@@ -11,6 +11,8 @@ writes  optical_flow/D/<path of the frame>/<frame>.npy      (H, W, 2) float16: u
 Files depend on the video alone and serve all modes. A stopped run goes on where it was: done frames are skipped.
 """
 
+import itertools
+import math
 from pathlib import Path
 
 import cv2
@@ -21,7 +23,7 @@ from utils import files, frames, record
 from utils.config import dataset_of, parse_config
 from utils.datasets import window
 from utils.errors import UserError
-from utils.run import Clock, locked, progress, run, workers
+from utils.run import Clock, finishing, locked, progress, run, workers
 
 
 def main():
@@ -30,17 +32,19 @@ def main():
     needed = {video: needed_frames(cfg, video) for video in dataset.videos}
     method, clock, made, total = None, Clock(), 0, sum(map(len, needed.values()))
     print(f"flow of {total:,} frames by {cfg.flow_method}")
+    require_room(cfg, needed)
     with progress(total, "frame", "flow") as bar:
         for video in dataset.videos:
             with locked(video.flow_folder):
-                todo = missing(cfg, video, needed[video])
+                todo, old = missing(cfg, video, needed[video])
                 bar.update(len(needed[video]) - len(todo))
                 if todo:
                     method = method or METHODS[cfg.flow_method](weights_file(cfg.flow_method, cfg.flow_weights), cfg.device)
-                    start = record.load(video.flow_folder / "flow.json")
-                    here = Clock(start.get("seconds", 0))
-                    made += calculate(cfg, method, video, todo, bar.update)
-                    record.save(video.flow_folder / "flow.json", start, here())
+                    made += calculate(cfg, method, video, todo, old, bar.update)
+                elif "versions" not in old:  # killed after the last flow file
+                    finish(video, old, 0, ())
+                if cfg.verify:
+                    record.verify(video.flow_folder / "flow.json", {"frames": video.frame_files(), "flow": video.flow_files()})
     print(f"wrote {made:,} flow files below {Path(cfg.flow_root_dir, dataset.name)} in {clock():,.0f} s "
           f"({total - made:,} were done)")
     print(f"next: python extract_bbox.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
@@ -52,8 +56,16 @@ def needed_frames(cfg, video):
     return sorted({t for i in video.chosen for t in window(i, context, 0, len(video) - 1, cfg.border_mode)})
 
 
+def require_room(cfg, needed):
+    """Raises UserError where the flow files that are missing don't fit on the disk, by the size of the first video's frames."""
+    todo = [video for video, frames in needed.items() for t in frames if not video.flow_file(t).exists()]
+    if todo:
+        needed_room = len(todo) * 2 * math.prod(frames.size_of(todo[0])) * np.dtype(cfg.flow_dtype).itemsize
+        files.require_room(cfg.flow_root_dir, needed_room, f"the flow of {len(todo):,} frames", "--flow_root_dir")
+
+
 def missing(cfg, video, needed):
-    """Frames of a video that have no flow file yet. Raises UserError where files were made with other settings."""
+    """Frames of a video that have no flow file yet, and their record. Raises UserError where it tells of other settings."""
     folder = video.flow_folder
     old = record.load(folder / "flow.json")
     there = {path.name for path in folder.glob("*.npy")}
@@ -72,10 +84,10 @@ def missing(cfg, video, needed):
         print(f"{folder}: the frames have changed, their flow is calculated again")
         for path in folder.glob("*.npy"):
             path.unlink()
-        todo = needed
-    if todo:
-        files.save_json(folder / "flow.json", old if old["id"] == wanted["id"] else wanted)
-    return todo
+        todo, old = needed, wanted
+    if todo and "versions" not in old:  # until the first run has ended in order
+        record.write(folder / "flow.json", wanted)
+    return todo, old
 
 
 def pair_of(t, last):
@@ -84,26 +96,45 @@ def pair_of(t, last):
     return (before, now) if before == now or now == after else (now, after)
 
 
-def calculate(cfg, method, video, todo, tick):
-    """Writes the flow files of the frames `todo` of one video; returns their number."""
+def calculate(cfg, method, video, todo, old, tick):
+    """Writes the flow files of the frames `todo` of one video, and its record; returns their number."""
+    repeated, clock, saved = set(), Clock(), []
     threads, size = workers(cfg.num_workers), frames.size_of(video)
     pairs = [pair_of(t, len(video) - 1) for t in todo]
     wanted = sorted({t for pair in pairs for t in pair})
-    stream = frames.load(video, wanted, threads, cfg.on_bad_frame)
+    stream = frames.load(video, wanted, threads, cfg.on_bad_frame, repeated)
     resized = frames.parallel(method.prepare, stream, threads)
     batches = frames.batched(zip(todo, frames.slide(wanted, resized, pairs)), method.batch)
 
     def save(item):
         t, flow = item  # (384, 512, 2)
         flow = cv2.resize(np.ascontiguousarray(flow, np.float32), size[::-1])  # vectors are not rescaled
-        files.save_array(video.flow_file(t), flow.astype(cfg.flow_dtype))
+        with np.errstate(over="ignore"):
+            flow = flow.astype(cfg.flow_dtype)
+        if not np.isfinite(flow.sum(dtype=np.float64)):
+            raise UserError(f"{video.flow_file(t)}: the flow of this frame holds values that are not finite in {flow.dtype}: "
+                            "take --flow_dtype float32, or another --flow_method or --flow_weights")
+        files.save_array(video.flow_file(t), flow)
+        saved.append(t)
         tick()
 
-    flows = frames.parallel(lambda batch: list(zip([t for t, _ in batch], method.flow([pair for _, pair in batch]))),
-                            batches, threads if method.threaded else 0)
-    for _ in frames.parallel(save, (item for batch in flows for item in batch), threads):
-        pass
-    return len(todo)
+    with finishing("the frames at work") as told:
+        batches = itertools.takewhile(lambda _: not told, batches)
+        flows = frames.parallel(lambda batch: list(zip([t for t, _ in batch], method.flow([pair for _, pair in batch]))),
+                                batches, threads if method.threaded else 0)
+        for _ in frames.parallel(save, (item for batch in flows for item in batch), threads):
+            pass
+        finish(video, old, clock(), repeated)
+    return len(saved)
+
+
+def finish(video, old, seconds, repeated):
+    """Writes the record of a video's flow files; old: that of an earlier run, or what is wanted."""
+    repeated = sorted({*old.get("repeated", ()), *repeated})
+    if repeated:
+        print(f"warning: {video.name}: {len(repeated):,} of {len(video):,} frames are damaged, the ones before stand in")
+    record.save(video.flow_folder / "flow.json", old, round(old.get("seconds", 0) + seconds, 1),
+                flows=len(video.flow_files()), repeated=repeated)
 
 
 if __name__ == "__main__":

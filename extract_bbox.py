@@ -27,7 +27,7 @@ from utils import files, frames, record
 from utils.config import dataset_of, parse_config
 from utils.datasets import window
 from utils.errors import UserError
-from utils.run import Clock, device_of, locked, progress, run, workers
+from utils.run import Clock, device_of, finishing, locked, progress, run, workers
 from utils.stc import crop, not_empty
 
 NO_BOXES = np.empty((0, 4), np.float32)
@@ -41,8 +41,14 @@ def main():
     with locked(folder):
         done, why = record.is_done(folder / "boxes.json", wanted, ["bboxes.npy"])
         print(f"{folder}: boxes are {why}")
+        if cfg.verify and "flow" in wanted["input"]:
+            record.verify_flow(dataset)
         if not done:
             extract(cfg, dataset, folder, wanted)
+        shutil.rmtree(folder / "bboxes.part", ignore_errors=True)  # also one that a killed run left
+        if cfg.verify:
+            given = {path: [Path(path)] for path in (cfg.boxes_from or cfg.detector_weights,) if path}
+            record.verify(folder / "boxes.json", {"bboxes.npy": [folder / "bboxes.npy"], **dataset.contents, **given})
     print(f"next: python extract_stc.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
 
 
@@ -69,11 +75,12 @@ def inputs(cfg, dataset):
 
 def extract(cfg, dataset, folder, wanted):
     """Writes the boxes video by video, then all of them in one file."""
-    part, clock = folder / "bboxes.part", Clock()
+    part, clock, repeated = folder / "bboxes.part", Clock(), set()
+    files.require_room(folder, 4096 * len(dataset.chosen), "the boxes (about 100 a frame, twice)", "--data_root_dir")
     if (record.load(part / "record.json") or {}).get("id") != wanted["id"]:
         shutil.rmtree(part, ignore_errors=True)
-        files.save_json(part / "record.json", wanted)
-    found_by = source_of_boxes(cfg, dataset)
+        record.write(part / "record.json", wanted)
+    found_by = source_of_boxes(cfg, dataset, repeated)
     rows, sizes, dropped = [], [], 0
     with progress(len(dataset.chosen), "frame", "boxes") as bar:
         for video in dataset.videos:
@@ -81,7 +88,8 @@ def extract(cfg, dataset, folder, wanted):
             if path.is_file():
                 bar.update(len(video.chosen))
             else:
-                files.save_array(path, boxes_of_video(cfg, video, size, found_by(video), bar.update))
+                with finishing(f"video {video.name}"):
+                    files.save_array(path, boxes_of_video(cfg, video, size, found_by(video), bar.update))
             found = files.load_array(path)
             kept = not_empty(found[:, 1:], size)
             rows.append(found[kept])
@@ -93,16 +101,20 @@ def extract(cfg, dataset, folder, wanted):
                         "--score_thr, or take boxes from elsewhere with --boxes_from")
     (folder / "boxes.json").unlink(missing_ok=True)  # until the last line the boxes are not valid
     files.save_array(folder / "bboxes.npy", boxes)
+    if repeated:
+        print(f"warning: {len(repeated):,} frames are damaged, the ones before stand in")
     if dropped:
         print(f"warning: {dropped:,} boxes dropped: no pixel of theirs is inside the image")
     record.save(folder / "boxes.json", wanted, clock(), boxes=len(boxes), dropped=dropped, num_frames=dataset.num_frames,
                 sizes=sizes, videos=[[v.name, v.first, len(v)] for v in dataset.videos], notes=dataset.notes)
-    shutil.rmtree(part)
     print(f"wrote {folder / 'bboxes.npy'}: {len(boxes):,} boxes in {len(dataset.chosen):,} frames, {clock():,.0f} s")
 
 
-def source_of_boxes(cfg, dataset):
-    """A function: video -> (n, 4) boxes for each of its chosen frames, in order, before motion boxes."""
+def source_of_boxes(cfg, dataset, repeated):
+    """A function: video -> (n, 4) boxes for each of its chosen frames, in order, before motion boxes.
+
+    repeated: the set to which frames are added that stand in for damaged ones.
+    """
     if cfg.boxes_from:
         published = read_boxes(cfg.boxes_from, dataset.num_frames)
 
@@ -119,7 +131,7 @@ def source_of_boxes(cfg, dataset):
     batch = 8 if device.type == "cuda" else 1
 
     def detected(video):
-        stream = frames.load(video, video.chosen, workers(cfg.num_workers), cfg.on_bad_frame)
+        stream = frames.load(video, video.chosen, workers(cfg.num_workers), cfg.on_bad_frame, repeated)
         for images in frames.batched(stream, batch):
             for found in detect(images):  # (n, 5)
                 yield uncovered(confident(found, cfg.score_thr, cfg.min_area), cfg.cover_thr)

@@ -19,7 +19,7 @@ import numpy as np
 from utils import files, frames, record
 from utils.config import dataset_of, parse_config
 from utils.datasets import window
-from utils.run import Clock, locked, progress, run, workers
+from utils.run import Clock, finishing, locked, progress, run, workers
 from utils.stc import crop
 
 
@@ -30,29 +30,37 @@ def main():
     record.require_selection(cfg, made, folder / "boxes.json")
     dataset = dataset_of(cfg)
     record.require_frames(dataset, made, folder / "bboxes.npy")
+    if cfg.verify:
+        record.verify(folder / "boxes.json", {"bboxes.npy": [folder / "bboxes.npy"], **dataset.contents}, own=False)
+    if cfg.verify and cfg.use_flow:
+        record.verify_flow(dataset)
     outputs = {"stc_raw.npy": (3 * span(cfg.context_frame_num, cfg.border_mode), np.uint8)}
     if cfg.use_flow:
         outputs["stc_of.npy"] = (2 * span(cfg.context_of_num, cfg.border_mode), np.float16)
     flow = {"flow": record.flow_of(dataset)} if cfg.use_flow else {}
     wanted = record.wanted(cfg, "cubes", boxes=made["id"], **flow)
     with locked(folder):
+        record.require_still(folder / "boxes.json", made)
         done, why = record.is_done(folder / "cubes.json", wanted, outputs)
         print(f"{folder}: cubes are {why}")
         if not done:
-            extract(cfg, dataset, folder, made["sizes"], outputs, wanted)
+            extract(cfg, dataset, folder, record.boxes_of(folder, made), made["sizes"], outputs, wanted)
+        for left in [*folder.glob("stc_*.part"), *folder.glob("cubes.part.json*")]:  # by a killed run
+            left.unlink()
+        if cfg.verify:
+            record.verify(folder / "cubes.json", {name: [folder / name] for name in outputs})
     print(f"next: python train.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
 
 
-def extract(cfg, dataset, folder, sizes, outputs, wanted):
+def extract(cfg, dataset, folder, boxes, sizes, outputs, wanted):
     """Fills the cube files video by video, then gives them their names."""
-    boxes = files.load_array(folder / "bboxes.npy")
     print(f"reads {folder / 'bboxes.npy'}: {len(boxes):,} boxes")
     state = record.load(folder / "cubes.part.json")
     parts = {name: folder / f"{name}.part" for name in outputs}
     resume = state and state["id"] == wanted["id"] and all(part.is_file() for part in parts.values())
     if not resume:
         (folder / "cubes.part.json").unlink(missing_ok=True)  # before the parts, which it vouches for
-        state = {"id": wanted["id"], "videos": 0, "seconds": 0}
+        state = {"id": wanted["id"], "videos": 0, "seconds": 0, "repeated": []}
     clock = Clock(state["seconds"])
     shapes = {name: (len(boxes), channels, cfg.patch_size, cfg.patch_size) for name, (channels, _) in outputs.items()}
     cubes = {name: np.lib.format.open_memmap(part, "r+") if resume else
@@ -64,11 +72,12 @@ def extract(cfg, dataset, folder, sizes, outputs, wanted):
         for position, (video, size) in enumerate(zip(dataset.videos, sizes)):
             first, last = np.searchsorted(boxes[:, 0], (video.first, video.first + len(video)))
             if position >= state["videos"]:
-                cut_video(cfg, video, boxes[first:last], size, {name: c[first:last] for name, c in cubes.items()}, bar)
-                for cube in cubes.values():
-                    cube.flush()
-                files.save_json(folder / "cubes.part.json",
-                                {"id": wanted["id"], "videos": position + 1, "seconds": clock()})
+                with finishing(f"video {video.name}"):
+                    repeated = cut_video(cfg, video, boxes[first:last], size, {n: c[first:last] for n, c in cubes.items()}, bar)
+                    for cube in cubes.values():
+                        cube.flush()
+                    state |= {"videos": position + 1, "seconds": clock(), "repeated": state["repeated"] + repeated}
+                    record.write(folder / "cubes.part.json", state)
             else:
                 bar.update(last - first)
     del cubes
@@ -76,13 +85,18 @@ def extract(cfg, dataset, folder, sizes, outputs, wanted):
     (folder / "stc_of.npy").unlink(missing_ok=True)
     for name, part in parts.items():
         part.rename(folder / name)
-    record.save(folder / "cubes.json", wanted, clock(), cubes=len(boxes))
-    (folder / "cubes.part.json").unlink()
+    if state["repeated"]:
+        print(f"warning: {len(state['repeated']):,} frames are damaged, the ones before stand in")
+    record.save(folder / "cubes.json", wanted, clock(), cubes=len(boxes), repeated=state["repeated"])
     print(f"wrote {', '.join(outputs)} in {folder}: {len(boxes):,} cubes in {clock():,.0f} s")
 
 
 def cut_video(cfg, video, boxes, size, cubes, bar):
-    """Fills the rows of one video. boxes (n, 5); cubes: file name -> (n, C, P, P) to be filled."""
+    """Fills the rows of one video; returns its frames that others stand in for.
+
+    boxes: (n, 5); cubes: file name -> (n, C, P, P) to be filled.
+    """
+    repeated = set()
     centres, starts = np.unique(boxes[:, 0].astype(np.int64) - video.first, return_index=True)
     ends = [*starts[1:], len(boxes)]
 
@@ -98,11 +112,12 @@ def cut_video(cfg, video, boxes, size, cubes, bar):
         windows = [window(int(t), context, 0, len(video) - 1, cfg.border_mode) for t in centres]
         needed = sorted({t for w in windows for t in w})
         threads = workers(cfg.num_workers)
-        stream = frames.load(video, needed, threads, cfg.on_bad_frame) if raw else frames.load_flow(
+        stream = frames.load(video, needed, threads, cfg.on_bad_frame, repeated) if raw else frames.load_flow(
             video, needed, size, threads)
         items = zip(frames.slide(needed, stream, windows), starts, ends)
         for count in frames.parallel(lambda item, target=target: fill(target, item), items, threads):
             bar.update(count if raw else 0)
+    return [f"{video.name}/{name}" for name in sorted(repeated)]
 
 
 def span(context, border_mode):

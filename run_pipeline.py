@@ -12,7 +12,6 @@ that decide what a cube is (use_flow, patch_size, context_frame_num, context_of_
 """
 
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,7 +19,7 @@ from pathlib import Path
 from utils import record
 from utils.config import STAGES, SUITE, flow_is_read, parse_config, stage_takes
 from utils.record import SCRIPTS
-from utils.run import run
+from utils.run import run, run_stage
 
 SHAPE = ("use_flow", "patch_size", "context_frame_num", "context_of_num", "border_mode")  # what a cube is
 REPORT = ("config", "data_root_dir", "results_dir", "device")  # what the report takes of the flags
@@ -50,7 +49,7 @@ def start(stage, shown, command):
     """Runs a stage; ends this process with the stage's exit code if it fails."""
     print(f"== {stage}: python {' '.join(shown)}", flush=True)
     path = os.pathsep.join(filter(None, (str(SUITE), os.environ.get("PYTHONPATH"))))
-    code = subprocess.run([sys.executable, *command], env={**os.environ, "PYTHONPATH": path}).returncode
+    code = run_stage([sys.executable, *command], env={**os.environ, "PYTHONPATH": path})
     if code:
         print(f"== {stage} ended with exit code {code}; the same command goes on from there", file=sys.stderr)
         sys.exit(code if code > 0 else 128 - code)

@@ -9,7 +9,7 @@ reads   data/D/MODE/bboxes.npy and cubes; the models there, or those of --model 
         (also of another mode or dataset), or an official D_model.npy with its training scores beside it
 writes  results/D/MODE/box_scores.npy (N,), frame_scores.npy (F,) before smoothing, labels.npy (F,)
         results/D/MODE/metrics.json: AUROC, EER, average precision, and what they were computed from
-        results/D/MODE/events.csv: where the score is above --event_z or among the --event_share highest
+        results/D/MODE/events.csv, events.json: where the score is above --event_z or among the --event_share highest
         results/D/MODE/frame_results.npz: curves under the official names
         results/D/MODE/roc.png, scores.png, cubes.png
 Without labels there are scores and no AUROC. Protocol of the one-class literature, outside the paper: train.py --mode
@@ -45,16 +45,23 @@ def main():
         print(f"note: {folder} holds a training that is not finished; the one before it is scored")
     if cfg.model and (note := record.unlike(cfg.model, boxes_made)):
         print(note)
+    if cfg.verify:
+        record.verify_cubes(folder, any(block.model.use_flow for block in models.blocks.values()))
+        if not cfg.model:
+            record.verify_models(folder, own=False)
     labels, source = read_labels(dataset, boxes_made["sizes"])
     statistics = [[number, *block.mean, *block.std] for number, block in models.blocks.items()]
     wanted = record.wanted(cfg, "test", cubes=cubes_made["id"], model=[models.recipe["id"], record.digest(statistics)],
                            labels=source, abnormal=None if labels is None else record.digest(labels.tolist()))
-    with locked(results):
+    with locked(results), locked(folder, shared=True):
+        record.require_still(folder / "cubes.json", cubes_made)
         done, why = record.is_done(results / "test.json", wanted, ["metrics.json"])
         print(f"{results}: scores are {why}")
         if not done:
             evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wanted)
         find_events(cfg, dataset, folder, results)
+        if cfg.verify:
+            record.verify(results / "test.json", {name: [results / name] for name in ("box_scores.npy", "metrics.json")})
     report(files.load_json(results / "metrics.json"), results)
 
 
@@ -69,7 +76,7 @@ def evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wante
     clock = Clock()
     print(f"reads {folder} and models of {cfg.model or folder}")
     use_flow = any(block.model.use_flow for block in models.blocks.values())
-    boxes = files.load_array(folder / "bboxes.npy")  # (N, 5)
+    boxes = record.boxes_of(folder, boxes_made)  # (N, 5)
     cubes = Cubes(folder, use_flow, device_of(cfg.device), cubes_made)
     sizes = record.sizes_of(boxes, boxes_made)  # (N, 2)
     same_cubes = models.recipe["input"].get("cubes") == cubes_made["id"]
@@ -120,8 +127,7 @@ def find_events(cfg, dataset, folder, results):
     found = events.find(smooth, limit, cfg.window_size, frame_scores, rows, boxes, spans)
     events.save(results / "events.csv", found, dataset, spans, rates(dataset))
     rule = f"highest {cfg.event_share:.2%} of frames" if cfg.event_share else f"z-score {cfg.event_z:g}"
-    content = files.load_json(results / "metrics.json")
-    files.save_json(results / "metrics.json", {**content, "events": {"rule": rule, "threshold": limit, "count": len(found)}})
+    files.save_json(results / "events.json", {"rule": rule, "threshold": limit, "count": len(found)})
 
 
 def score_boxes(cfg, cubes, block, models, same_cubes):
@@ -194,7 +200,7 @@ def report(content, results):
               f"average precision {content['average_precision']:.2%}   "
               f"(AUROC without smoothing {content['auroc_unsmoothed']:.2%})")
         print("\n".join(protocols.lines(content["protocols"])))
-    found = content["events"]
+    found = files.load_json(results / "events.json")
     print(f"{found['count']:,} events above {found['threshold']:.2f} ({found['rule']}): {results}/events.csv"
           + ("" if found["count"] else "; for more take a lower --event_z, or --event_share 0.05"))
     print(f"wrote {results}/metrics.json, frame_scores.npy, scores.png and more")

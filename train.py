@@ -35,7 +35,7 @@ from utils import files, record
 from utils.config import parse_config
 from utils.cubes import BlockCubes, Cubes
 from utils.errors import UserError
-from utils.run import Clock, device_of, locked, precision_of, progress, run
+from utils.run import Clock, device_of, finishing, locked, precision_of, progress, run
 from utils.stc import block_of
 
 
@@ -46,18 +46,23 @@ def main():
     record.require_selection(cfg, cubes_made, folder / "cubes.json")
     device = device_of(cfg.device)
     wanted = record.wanted(cfg, "train", cubes=cubes_made["id"])
+    if cfg.verify:
+        record.verify_cubes(folder, cfg.use_flow)
     with locked(folder):
+        record.require_still(folder / "cubes.json", cubes_made)
         done, why = record.is_done(folder / "train.json", wanted)
         print(f"{folder}: models are {why}")
         if not done:
             for note in boxes_made["notes"]:  # before hours are spent: were all videos there?
                 print(note)
             cubes = Cubes(folder, cfg.use_flow, device, cubes_made)
-            boxes = files.load_array(folder / "bboxes.npy")
+            boxes = record.boxes_of(folder, boxes_made)
             block = block_of(boxes[:, 1:], record.sizes_of(boxes, boxes_made), cfg.h_block, cfg.w_block)
             print(f"reads {folder}: {len(cubes):,} cubes in {len(np.unique(block))} of {cfg.h_block}x{cfg.w_block} blocks, "
                   f"{cfg.precision} on {device}")
             train(cfg, folder, cubes, block, wanted)
+        if cfg.verify:
+            record.verify_models(folder)
     print(f"next: python test.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
 
 
@@ -116,7 +121,7 @@ def train_block(cfg, path, cubes, wanted):
 def earlier(cfg, path, resume, wanted):
     """What an earlier run left of this training: finished, finished in another way, half-way, or {}."""
     for file in (path, resume):
-        state = files.load_torch(file) if file.is_file() else {}
+        state = files.load_checkpoint(file, {"id"}) if file.is_file() else {}
         if state.get("training") != record.training_id(wanted):
             continue
         if state["id"] == wanted["id"]:
@@ -139,19 +144,19 @@ def fit(cfg, model, cubes, state, clock, autocast, resume):
     with progress(cfg.epochs * len(cubes), "cube", f"block {row},{column}") as bar:
         bar.update(state["epoch"] * len(cubes))
         for epoch in range(state["epoch"], cfg.epochs):
-            batches = cubes.shuffled(epoch + 1)
-            stats, weights, step = train_epoch(model, optimizer, batches, epoch, state["step"], autocast, cfg, bar.update)
-            if not np.isfinite(stats["loss"]):
-                raise UserError(f"{resume}: the loss is {stats['loss']} in epoch {epoch + 1}: lower --lr, or take "
-                                "--precision fp32; the epochs before are kept")
-            state["cube_weights"].append(cubes.in_order(weights.half().cpu(), epoch + 1))
-            state["recent"] = [*state["recent"], snapshot(model)][-max(needed(cfg), cfg.keep_epochs):]
-            if is_scored(cfg, epoch + 1) and epoch + 1 < cfg.epochs:
-                state["epoch_scores"][epoch + 1] = ended_after(cfg, model, cubes, state["recent"], epoch + 1, autocast)[1]
-            state["log"].append({"row": row, "column": column, "epoch": epoch + 1, **stats, "seconds": clock()})
-            bar.write(f"block {row},{column} epoch {epoch + 1}/{cfg.epochs}: {describe(state['log'][-1])}", file=None)
-            state |= {"epoch": epoch + 1, "step": step, "optimizer": optimizer.state_dict(), "seconds": clock()}
-            if epoch + 1 < cfg.epochs:
+            with finishing(f"epoch {epoch + 1}"):
+                batches = cubes.shuffled(epoch + 1)
+                stats, weights, step = train_epoch(model, optimizer, batches, epoch, state["step"], autocast, cfg, bar.update)
+                if not np.isfinite(stats["loss"]):
+                    raise UserError(f"{resume}: the loss is {stats['loss']} in epoch {epoch + 1}: lower --lr, or take "
+                                    "--precision fp32; the epochs before are kept")
+                state["cube_weights"].append(cubes.in_order(weights.half().cpu(), epoch + 1))
+                state["recent"] = [*state["recent"], snapshot(model)][-max(needed(cfg), cfg.keep_epochs):]
+                if is_scored(cfg, epoch + 1) and epoch + 1 < cfg.epochs:
+                    state["epoch_scores"][epoch + 1] = ended_after(cfg, model, cubes, state["recent"], epoch + 1, autocast)[1]
+                state["log"].append({"row": row, "column": column, "epoch": epoch + 1, **stats, "seconds": clock()})
+                bar.write(f"block {row},{column} epoch {epoch + 1}/{cfg.epochs}: {describe(state['log'][-1])}", file=None)
+                state |= {"epoch": epoch + 1, "step": step, "optimizer": optimizer.state_dict(), "seconds": clock()}
                 files.save_torch(resume, state)
 
 

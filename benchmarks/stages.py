@@ -17,8 +17,6 @@ Networks have random weights (speed does not depend on them).
 """
 
 import argparse
-import contextlib
-import io
 import os
 import resource
 import runpy
@@ -34,6 +32,7 @@ import cv2
 import numpy as np
 import torch
 
+from benchmarks.quietly import script
 from FlowNet2_src import FlowNet2
 from FlowNet2_src.methods import Dis
 from fore_det import yolov3
@@ -46,16 +45,6 @@ from utils.run import precision_of, workers
 from utils.stc import crop
 
 CUBES = 2560  # that training and scoring take: ten batches of 256
-
-
-def script(name, *words):
-    """Runs a stage in this process, in silence, so that imports don't count."""
-    argv, sys.argv = sys.argv, [name, *map(str, words)]
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            runpy.run_path(str(SUITE / name), run_name="__main__")
-    finally:
-        sys.argv = argv
 
 
 class Bench:

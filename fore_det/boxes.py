@@ -7,9 +7,10 @@ import numpy as np
 def confident(detections, score_thr, min_area):
     """Detections that are sure and large enough.
 
-    detections: (n, 5) x1 y1 x2 y2 score. Kept: score > score_thr and (x2-x1+1)(y2-y1+1) >= min_area; negative
+    detections: (n, 5) x1 y1 x2 y2 score. Kept: all finite, score > score_thr and (x2-x1+1)(y2-y1+1) >= min_area; negative
     coordinates then become 0. Returns (m, 4).
     """
+    detections = detections[np.isfinite(detections).all(axis=1)]
     boxes, scores = detections[:, :4], detections[:, 4]
     kept = boxes[(scores > score_thr) & (_area(boxes) >= min_area)]
     return np.maximum(kept, 0)

@@ -6,9 +6,12 @@ from typing import NamedTuple
 import numpy as np
 
 from models.cae import ReconCAE
+from utils import record
 from utils.errors import UserError
-from utils.files import load_json, load_torch, load_torch_arrays
+from utils.files import load_checkpoint, load_torch_arrays
 from utils.weights import check_state
+
+SAVED = {"id", "settings", "block", "grid", "model", "scores", "score_mean", "score_std"}
 
 
 class Block(NamedTuple):
@@ -39,21 +42,32 @@ def _ours(folder):
         resume = sorted(folder.glob("model_*.resume.pt"))
         state = "the training there is not finished" if resume else "no trained models there"
         raise UserError(f"{folder}: {state}: run train.py (it goes on where it stopped)")
-    recipe = load_json(folder / "train.json")
-    blocks, grid = {}, None
-    for name in recipe["models"]:
-        content = load_torch(folder / name)
-        if content["id"] != recipe["id"]:
-            raise UserError(f"{folder / name}: is of another training than {folder / 'train.json'}: run train.py again")
-        grid = tuple(content["grid"])
-        row, column = content["block"]
-        settings = content["settings"]
-        model = _network(content["model"], folder / name)
-        if model.use_flow != settings["use_flow"]:
-            raise UserError(f"{folder / name}: its weights and its setting use_flow disagree: run train.py again")
-        blocks[row * grid[1] + column] = Block(model, np.array(content["score_mean"]), np.array(content["score_std"]),
-                                               content["scores"].numpy())
-    return Models(blocks, grid, recipe["settings"]["precision"], {k: recipe[k] for k in ("id", "settings", "input")})
+    recipe = record.load(folder / "train.json")
+    try:
+        blocks, grid = {}, None
+        for name in recipe["models"]:
+            if Path(name).name != name:
+                raise UserError(f"{folder / 'train.json'}: names a model outside its folder ({name}): run train.py again")
+            block, number, grid = _read_block(folder / name, recipe["id"])
+            blocks[number] = block
+        return Models(blocks, grid, recipe["settings"]["precision"], {key: recipe[key] for key in ("id", "settings", "input")})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # strangers may have put anything there
+        raise UserError(f"{folder}: holds no models of train.py ({type(error).__name__} {error}): run train.py again") from None
+
+
+def _read_block(path, recipe_id):
+    """One block's model and scores, its number, and the grid."""
+    content = load_checkpoint(path, SAVED)
+    if content["id"] != recipe_id:
+        raise UserError(f"{path}: is of another training than {path.with_name('train.json')}: run train.py again")
+    (row, column), grid = content["block"], tuple(content["grid"])
+    model = _network(content["model"], path)
+    if model.use_flow != content["settings"]["use_flow"]:
+        raise UserError(f"{path}: its weights and its setting use_flow disagree: run train.py again")
+    scores = [content["scores"].numpy(), *(np.array(content[key]) for key in ("score_mean", "score_std"))]
+    if any(part.shape[-1:] != (1 + model.use_flow,) or not np.isfinite(part).all() for part in scores):
+        raise UserError(f"{path}: its scores are no finite numbers of its network: run train.py again")
+    return Block(model, scores[1], scores[2], scores[0]), row * grid[1] + column, grid
 
 
 def _official(path):

@@ -1,5 +1,6 @@
 """Shared by all tests: where golden files lie, and how a script is run."""
 
+import collections
 import contextlib
 import io
 import json
@@ -11,12 +12,18 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks: a second thread costs more than it brings
 
+# No deadlines, for other processes may hold the machine; the same examples every time, but for make faults.
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile("suite")
+
 SUITE = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(SUITE), str(SUITE / "tests")]
+sys.path[:0] = [str(SUITE), str(SUITE / "tests"), str(SUITE / "tests" / "faults")]
 SMALL = ["--num_feature_root", "4", "--epochs", "2", "--warmup_epoch", "1", "--batch_size", "32", "--device", "cpu"]
 STAGES = {"calc_optical_flow.py": ["--flow_method", "dis"], "extract_bbox.py": ["--detector", "none", "--min_area", "100"],
           "extract_stc.py": [], "train.py": SMALL, "test.py": []}
@@ -95,3 +102,49 @@ def copy(ped2, tmp_path, monkeypatch):
     shutil.copytree(ped2, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     return tmp_path / "copy"
+
+
+# tests/faults: all of it with --long (make faults), else a short share; counts are shown at the end.
+COUNTS = collections.Counter()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="all of tests/faults, not a short share (make faults)")
+
+
+def pytest_configure(config):
+    if config.getoption("--long"):
+        hypothesis.settings.load_profile("long")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--long"):
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
+@pytest.fixture(scope="session")
+def long(request):
+    return request.config.getoption("--long")
+
+
+@pytest.fixture(scope="session")
+def count():
+    """count(what, outcome): one more."""
+    def one_more(*key):
+        COUNTS[key] += 1
+    return one_more
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """Where the runs of tests/faults start, and what undisturbed ones make of it."""
+    from stages import Made
+
+    return Made(tmp_path_factory.mktemp("made"))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.getoption("--long") and COUNTS:
+        terminalreporter.section("counts")
+        for (what, outcome), number in sorted(COUNTS.items()):
+            terminalreporter.write_line(f"{what:24s} {outcome:32s} {number:5d}")

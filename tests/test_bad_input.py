@@ -1,6 +1,7 @@
 """Bad input: one line that names the file and the mend, exit code 2, no traceback, nothing overwritten."""
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -63,7 +64,7 @@ def test_unknown_dataset_and_settings(tree):
     refused("train.py", "--dataset_name", "mine", names=["mine", "configs/mine.cfg", "layout"])
     refused("train.py", "--dataset_name", "../mine", names=["../mine"])
     refused("train.py", *NAME, "--config", "none.cfg", names=["none.cfg"])
-    refused("train.py", *NAME, "--epochs", "0", names=["--epochs", "1 or more"])
+    refused("train.py", *NAME, "--epochs", "0", names=["--epochs", "1 to 1,000,000"])
     refused("train.py", *NAME, "--epochs", "ten", names=["--epochs", "int"])
     refused("train.py", *NAME, "--device", "cuda:7", names=["cuda:7", "auto"])
     refused("train.py", *NAME, "--device", "gpu", names=["gpu", "cuda:N"])
@@ -209,3 +210,117 @@ def test_as_a_real_process(tree):
     assert done.returncode == 2 and done.stderr.startswith("error: dataset nothing") and done.stderr.count("\n") == 1
     shown = subprocess.run([*train, "--help"], capture_output=True, text=True)
     assert shown.returncode == 0 and "l1 = mean + std" in shown.stdout and "--shrink_rate" in shown.stdout
+
+
+def test_contents_are_held_to_with_verify(tree):
+    """Frames of one size, boxes and cubes with a byte changed: names and sizes alone can't tell."""
+    words = {**STAGES, "extract_bbox.py": STAGES["extract_bbox.py"]}
+    for script in words:
+        run_script(script, *NAME, *words[script], "--verify", "true")
+    assert set(load("data/UCSDped2/test/boxes.json")["sha256"]) == {"bboxes.npy", "Test001", "Test002"}
+    for script in words:  # nothing has changed
+        run_script(script, *NAME, *words[script], "--verify", "true")
+    for path, script, names in (
+            ("raw_datasets/UCSDped2/Test/Test001/003.tif", "calc_optical_flow.py", ["Test001", "frames"]),
+            ("optical_flow/UCSDped2/Test/Test002/003.npy", "calc_optical_flow.py", ["Test002", "flow"]),
+            ("raw_datasets/UCSDped2/Test/Test001/003.tif", "extract_stc.py", ["Test001/001.tif", "boxes.json"]),
+            ("data/UCSDped2/test/bboxes.npy", "extract_stc.py", ["bboxes.npy", "extract_bbox.py"]),
+            ("data/UCSDped2/test/stc_raw.npy", "train.py", ["stc_raw.npy", "extract_stc.py"]),
+            ("results/UCSDped2/test/box_scores.npy", "test.py", ["box_scores.npy", "test.py"])):
+        data = Path(path).read_bytes()
+        Path(path).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        refused(script, *NAME, *words[script], "--verify", "true", names=[*names, "have changed"])
+        Path(path).write_bytes(data)
+    train = Path("data/UCSDped2/test/model_0_0.pt")
+    data = bytearray(train.read_bytes())
+    data[len(data) // 2] ^= 1  # of a weight: noticed also without --verify
+    train.write_bytes(data)
+    refused("test.py", *NAME, names=["model_0_0.pt", "checksum", "train.py"])
+
+
+def load(path):
+    return json.loads(Path(path).read_text())
+
+
+def test_records_tell_what_was_made_with_what(tree):
+    for path, count in (("optical_flow/UCSDped2/Test/Test001/flow.json", "flows"), ("data/UCSDped2/test/boxes.json", "boxes"),
+                        ("data/UCSDped2/test/cubes.json", "cubes")):
+        made = load(path)
+        assert made[count] > 0 and made["seconds"] >= 0 and made["command"]
+        assert {"code", "python", "numpy", "torch"} <= set(made["versions"])
+    Path("data/UCSDped2/test/cubes.json").write_text(json.dumps({**made, "cubes": 3}))
+    refused("train.py", *NAME, *SMALL, names=["cubes.json", "damaged or was edited"])
+
+
+def test_gaps_and_disorder_in_the_numbers_of_frames(tree):
+    folder = Path("raw_datasets/UCSDped2/Test/Test002")
+    shutil.rmtree("optical_flow")
+    (folder / "003.tif").unlink()
+    done = run_script("calc_optical_flow.py", *NAME, "--flow_method", "dis")
+    assert "note: Test002: 1 of the numbers 001 to 008 are missing, the first before 004" in done.stdout
+    (folder / "007.tif").rename(folder / "10.tif")
+    (folder / "008.tif").rename(folder / "9.tif")
+    refused("calc_optical_flow.py", *NAME, "--flow_method", "dis", names=["Test002", "order", "009 and 010"])
+
+
+def test_links_in_circles_pipes_and_huge_images(tree, monkeypatch):
+    shutil.rmtree("optical_flow/UCSDped2/Test/Test002")
+    frame = Path("raw_datasets/UCSDped2/Test/Test002/004.tif")
+    words, data = [*NAME, "--flow_method", "dis"], frame.read_bytes()
+    for make in (lambda: frame.symlink_to("004.tif"), lambda: os.mkfifo(frame), frame.mkdir):
+        frame.unlink()
+        make()
+        refused("calc_optical_flow.py", *words, names=["Test002/004.tif"])
+        shutil.rmtree("optical_flow/UCSDped2/Test/Test002")
+        frame.rmdir() if frame.is_dir() else frame.unlink()
+        frame.write_bytes(data)
+    os.symlink("..", "raw_datasets/UCSDped2/Test/Test003")
+    refused("calc_optical_flow.py", *words, names=["Test003", "no frames"])
+    os.unlink("raw_datasets/UCSDped2/Test/Test003")
+    os.symlink("Test003", "raw_datasets/UCSDped2/Test/Test003")
+    run_script("calc_optical_flow.py", *words)  # leads nowhere: no video
+    monkeypatch.setattr("utils.frames.MAX_PIXELS", 5000)
+    shutil.rmtree("optical_flow")
+    refused("calc_optical_flow.py", *words, names=["60x90", "5,000 pixels"])
+
+
+def test_damaged_frames_are_counted_wherever_they_are_read(tree):
+    frame = Path("raw_datasets/UCSDped2/Test/Test002/004.tif")
+    frame.write_bytes(frame.read_bytes()[:900])
+    shutil.rmtree("optical_flow"), shutil.rmtree("data")
+    for script in list(STAGES)[:3]:
+        done = run_script(script, *NAME, *STAGES[script], "--on_bad_frame", "repeat")
+    assert load("optical_flow/UCSDped2/Test/Test002/flow.json")["repeated"] == ["004.tif"]
+    assert load("data/UCSDped2/test/cubes.json")["repeated"] == ["Test002/004.tif"]
+    assert "1 frames are damaged" in done.stdout
+
+
+def test_flow_that_overflows_its_number_format(tree, monkeypatch):
+    import FlowNet2_src.methods as methods
+    monkeypatch.setattr(methods.Dis, "flow", lambda self, pairs: [np.full((384, 512, 2), 1e5, np.float32) for _ in pairs])
+    shutil.rmtree("optical_flow")
+    refused("calc_optical_flow.py", *NAME, "--flow_method", "dis", names=["001.npy", "not finite in float16", "float32"])
+
+
+@pytest.mark.parametrize("spoil", [lambda b: b[::-1], lambda b: b[:, :4], lambda b: b * np.float32(np.nan), lambda b: b + 0.5,
+                                   lambda b: b.astype(str), lambda b: b + [0, 500, 500, 500, 500], lambda b: b[1:]])
+def test_boxes_that_someone_wrote_there(tree, spoil):
+    path = Path("data/UCSDped2/test/bboxes.npy")
+    np.save(path, spoil(np.load(path)))
+    for script in ("extract_stc.py", "train.py"):
+        Path("data/UCSDped2/test/cubes.json").unlink() if script == "extract_stc.py" else None
+        refused(script, *NAME, *STAGES[script], names=["bboxes.npy" if script == "extract_stc.py" else "json", "extract_"])
+
+
+def test_labels_all_normal_and_names_with_spaces_and_umlauts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ucsd_tree(tmp_path, "Straße bei Nacht", frames=8)
+    Path("configs").mkdir()
+    Path("configs/Straße bei Nacht.cfg").write_text("[dataset]\nlayout = ucsd\nmin_area = 100\n")
+    for mask in tmp_path.glob("raw_datasets/*/Test/*_gt/*.bmp"):
+        import cv2
+        cv2.imencode(".bmp", np.zeros((60, 90), np.uint8))[1].tofile(mask)
+    for script, words in STAGES.items():
+        done = run_script(script, "--dataset_name", "Straße bei Nacht", *words)
+    assert "no AUROC: all frames are of one class" in done.stdout
+    assert load("results/Straße bei Nacht/test/metrics.json")["abnormal_frames"] == 0

@@ -76,6 +76,40 @@ def test_uncovered_keeps_the_largest_and_loses_covered_ones(corners):
     assert len(uncovered(left, 0.6)) == len(left)
 
 
+def box_of_motion(width, height, value=2.0, dtype=np.float32):
+    flow = np.zeros((60, 80, 2), dtype)
+    flow[5:5 + height, 7:7 + width, 0] = value
+    return flow
+
+
+@pytest.mark.parametrize("width, height, value, motion_thr, min_area, found", [
+    (9, 4, 2.0, 1, 49, True), (9, 4, 2.0, 1, 50, False), (4, 9, 2.0, 1, 49, True),  # (w+1)(h+1) > min_area
+    (19, 2, 2.0, 1, 1, True), (20, 2, 2.0, 1, 1, False), (2, 19, 2.0, 1, 1, True), (2, 20, 2.0, 1, 1, False),  # below 10 to 1
+    (9, 4, 1.0, 1, 1, False), (9, 4, 1.001, 1, 1, True)])  # u^2 + v^2 > motion_thr
+def test_motion_boxes_at_their_limits(width, height, value, motion_thr, min_area, found):
+    boxes = moving(box_of_motion(width, height, value), np.empty((0, 4)), motion_thr, min_area)
+    assert boxes.dtype == np.int64 and boxes.shape == (found, 4)
+    assert not found or boxes.tolist() == [[5, 3, 9 + width, 7 + height]]
+
+
+def test_motion_is_found_in_single_precision_and_nothing_has_four_columns():
+    assert len(moving(box_of_motion(9, 4, 1e-4, np.float16), np.empty((0, 4)), 0, 1)) == 1  # its square is 0 in half
+    for flow in (np.full((60, 80, 2), 3.0), np.zeros((60, 80, 2))):
+        nothing = moving(flow, np.empty((0, 4)), 1, 100)
+        assert nothing.shape == (0, 4) and nothing.dtype == np.int64
+
+
+def test_covered_boxes_at_their_limits():
+    large = [0, 0, 9, 9]
+    assert uncovered(np.array([[0, 0, 4, 3.0], large]), 0.6).tolist() == [large]  # all of it
+    assert len(uncovered(np.array([[7, 0, 11, 3.0], large]), 0.6)) == 2  # 3 of 5 columns: not more than 0.6
+    assert len(uncovered(np.array([[7, 0, 11, 3.0], large]), 0.59)) == 1
+    assert len(uncovered(np.array([[50, 0, 50, 9.0], large]), 0.6)) == 2  # beside it, one pixel wide
+    assert len(uncovered(np.array([[0, 50, 9, 50.0], large]), 0.6)) == 2  # below it, one pixel high
+    same = np.array([[i, 30 + 9 * (i % 2), i, 30 + 9 * (i % 2)] for i in range(40)], float)
+    assert uncovered(same, 0.6).tolist() == same.tolist()  # equal areas keep their order
+
+
 def test_cubes_and_network_input(golden, tmp_path):
     data, wanted = np.load(golden("cubes.npz")), np.load(golden("network_input.npz"))
     frames = {kind: list(data[kind].transpose(0, 2, 3, 1)) for kind in ("raw", "flow")}

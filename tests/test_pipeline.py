@@ -231,6 +231,7 @@ def test_a_block_without_a_model_scores_20(copy):
     record = json.loads(open("data/UCSDped2/test/train.json").read())
     shutil.copytree("data/UCSDped2/test", "half")
     record["models"] = ["model_0_0.pt"]
+    del record["check"]  # or it would count as damaged
     open("half/train.json", "w").write(json.dumps(record))
     done = run_script("test.py", "--dataset_name", "UCSDped2", "--model", "half")
     assert "no model" in done.stdout

@@ -68,7 +68,7 @@ def test_defaults_then_config_then_flags(tmp_path, monkeypatch):
 @pytest.mark.parametrize("text, message", [
     ("[LBR_SPR_parameters]\nepoch = 7", "did you mean epochs?"),
     ("[LBR_SPR_parameters]\nepochs = many", "must be int"),
-    ("[LBR_SPR_parameters]\nepochs = 0", "must be 1 or more"),
+    ("[LBR_SPR_parameters]\nepochs = 0", "must be 1 to 1,000,000"),
     ("[LBR_SPR_parameters]\nuse_flow = maybe", "must be true or false"),
     ("[LBR_SPR_parameters]\nsp_mode = soft", "must be one of mixture"),
     ("[LBR_SPR_parameters]\nlr = nan", "must be 0 or more"),

@@ -103,7 +103,7 @@ def test_events_are_what_the_scores_say(copy):
     boxes, box_scores = np.load("data/own/test/bboxes.npy"), np.load("results/own/test/box_scores.npy")
     first = {name: 30 * k for k, name in enumerate(sorted((ODD[0], NIGHT, ODD[2])))}
     curve = events.curve(frame_scores, [(0, 30), (30, 60), (60, 90)], 10)
-    limit = json.loads(Path("results/own/test/metrics.json").read_text())["events"]["threshold"]
+    limit = json.loads(Path("results/own/test/events.json").read_text())["threshold"]
     assert rows and (curve > limit).sum() == 27  # 0.3 of 90
     for row in rows:
         peak = first[row["video"]] + int(row["peak_frame"]) - 1

@@ -63,6 +63,16 @@ def test_self_paced_weights(golden):
         np.testing.assert_allclose(weights, data[f"{k}_weights"], atol=1e-6, err_msg=f"case {k}: {data[f'{k}_arg']}")
 
 
+def test_self_paced_weights_at_their_limits():
+    equal, two = torch.full((5,), 2.0), torch.tensor([1.0, 3.0])
+    for sp_mode, weight in (("mixture", 0), ("hard", 0), ("linear", 0), ("huber", 1), ("none", 1)):
+        assert self_paced_weights(equal, 0, 0.1, sp_mode).tolist() == [weight] * 5  # no deviation: l1 = l2 = s
+        assert self_paced_weights(equal[:1], 0, 0.1, sp_mode).tolist() == [1]  # one cube has none
+    assert float(self_paced_weights(two, 0, 0, "linear")[1]) == pytest.approx(1 - 3 / (2 + 4 * 2 ** 0.5))
+    with pytest.raises(ValueError, match="one of mixture, hard, linear, huber, none, not 'soft'"):
+        self_paced_weights(two, 0, 0, "soft")
+
+
 @pytest.mark.parametrize("name", ["raw_mixture", "flow_mixture", "raw_hard", "raw_linear", "raw_huber"])
 def test_training_trajectory(golden, forward, name):
     data = np.load(golden("training.npz"))

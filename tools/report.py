@@ -34,7 +34,7 @@ def main():
     if not args.megabytes > 0:
         raise UserError(f"--megabytes {args.megabytes}: must be above 0")
     res, clock = results.load(args), Clock()
-    made_from = record.digest([files.load_json(res.path / "test.json")["id"], res.made, args.megabytes, TEMPLATE.read_text()])
+    made_from = record.digest([record.load(res.path / "test.json")["id"], res.made, args.megabytes, TEMPLATE.read_text()])
     page = res.path / "report.html"
     with locked(res.path):
         if page.is_file() and made_from in page.read_text(encoding="utf-8")[:2000]:

@@ -21,7 +21,6 @@ import configparser
 import itertools
 import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from utils import bootstrap, epochs, files, metrics, record
 from utils.config import SUITE, flow_is_read, parse_config, stage_settings, stage_takes
 from utils.datasets import RAW
 from utils.errors import UserError
-from utils.run import locked, run
+from utils.run import locked, run, run_stage
 from utils.settings import SETTINGS
 
 SHARED = ("bboxes.npy", "boxes.json", "stc_raw.npy", "stc_of.npy", "cubes.json")
@@ -143,7 +142,7 @@ def call(command, log):
     with open(log, "ab") as file:
         file.write(f"$ python {shlex.join(command)}\n".encode())
         file.flush()
-        return subprocess.run([sys.executable, str(SUITE / command[0]), *command[1:]], stdout=file, stderr=file).returncode
+        return run_stage([sys.executable, str(SUITE / command[0]), *command[1:]], stdout=file, stderr=file)
 
 
 def last_line(path):

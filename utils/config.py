@@ -135,7 +135,7 @@ def _read_config(path):
         for key, text in parser.items(section):
             where = f"{path}: {key} = {text}"
             if section == "dataset" and key in DATASET_KEYS:
-                values[key] = _value(Setting(key, DATASET_KEYS[key], None, "", "", 1), text, where)
+                values[key] = _value(Setting(key, DATASET_KEYS[key], None, "", "", 1, 10 ** 9), text, where)
             elif section != "dataset" and key in SETTINGS:
                 values[key] = _value(SETTINGS[key], text, where)
             else:

@@ -16,11 +16,8 @@ class Cubes:
         """made: the record of the cubes. Raises UserError if flow cubes are wanted that were not made with the raw ones."""
         if use_flow and not made["settings"]["use_flow"]:
             raise UserError(f"{folder}: there are no flow cubes for motion enhancement: run extract_stc.py --use_flow true")
-        self.raw = files.load_array(Path(folder, "stc_raw.npy"), mmap=True)
-        self.flow = files.load_array(Path(folder, "stc_of.npy"), mmap=True) if use_flow else None
-        if {len(self.raw), len(self.flow if use_flow else self.raw)} != {made["cubes"]}:
-            raise UserError(f"{folder}: the cube files do not hold the {made['cubes']:,} cubes that cubes.json tells of: "
-                            "remove cubes.json and run extract_stc.py again")
+        self.raw = _mapped(Path(folder, "stc_raw.npy"), "u", 3, made["cubes"])
+        self.flow = _mapped(Path(folder, "stc_of.npy"), "f", 2, made["cubes"]) if use_flow else None
         self.frames = self.raw.shape[1] // 3
         self.flow_frames = self.flow.shape[1] // 2 if use_flow else None
         self.device = device
@@ -70,6 +67,16 @@ class BlockCubes:
     def scores(self, model, autocast):
         """(n, 1 or 2): see `score`."""
         return score(model, self.all, self.rows, self.batch_size, autocast)
+
+
+def _mapped(path, kind, of_frame, count):
+    """A file of `count` cubes, as a map; kind: of its numbers; of_frame: channels of one frame."""
+    array = files.load_array(path, mmap=True)
+    if not (array.ndim == 4 and len(array) == count and array.dtype.kind == kind and array.shape[1] % of_frame == 0
+            and array.shape[2] == array.shape[3] and array.shape[2] % 8 == 0 and array.size):
+        raise UserError(f"{path}: is {array.shape} of {array.dtype}, which are not the {count:,} cubes that cubes.json tells "
+                        "of: remove cubes.json and run extract_stc.py again")
+    return array
 
 
 @torch.no_grad()

@@ -67,6 +67,14 @@ class Video:
         """Flow file of frame t."""
         return self.flow_folder / (Path(self.frames[t]).stem + ".npy")
 
+    def frame_files(self):
+        """The image files of its frames, or the one video file."""
+        return [self.path] if self.is_file else [self.path / name for name in self.frames]
+
+    def flow_files(self):
+        """The flow files that are there, by name."""
+        return sorted(self.flow_folder.glob("*.npy"))
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -82,6 +90,11 @@ class Dataset:
     def chosen(self):
         """Numbers of the frames to be scored, (S,) int64, ascending."""
         return np.concatenate([np.asarray(v.chosen, np.int64) + v.first for v in self.videos])
+
+    @property
+    def contents(self):
+        """Name of each video -> its image files."""
+        return {video.name: video.frame_files() for video in self.videos}
 
 
     @property
@@ -117,7 +130,7 @@ def find(name, mode, layout, videos=frozenset(), limit_frames=0, frame_step=1, f
     for part, testing in (("train", False), ("test", True)):
         if mode in (part, "merge"):
             listed = _videos(root, getattr(layout, part), layout.pattern, testing)
-            notes += _compare(name, part, listed)
+            notes += _compare(name, part, listed) + _gaps(listed)
             found += listed
     first = np.cumsum([0, *map(len, found)])
     if videos and max(videos) > len(found):
@@ -136,6 +149,24 @@ def _compare(name, part, videos):
         return []
     return [f"note: {name} is known to have {known[0]} {part}ing videos with {known[1]} frames in all; "
             f"found {counts[0]} with {counts[1]}"]
+
+
+def _gaps(videos):
+    """A line for each video whose frames are numbered with gaps. Raises UserError if numbers and names are not in one order."""
+    notes = []
+    for video in videos:
+        stems = [Path(name).stem for name in video.frames]
+        if not all(map(str.isdecimal, stems)):
+            continue
+        numbers = [int(stem) for stem in stems]
+        if numbers != sorted(set(numbers)):
+            raise UserError(f"{video.path}: frames are taken in order of their names, but their numbers are not in that order "
+                            "or come twice (10 stands before 9): give all numbers the same length, 009 and 010")
+        if lost := numbers[-1] - numbers[0] + 1 - len(numbers):
+            first = next(b for a, b in zip(numbers, numbers[1:]) if b > a + 1)
+            notes.append(f"note: {video.name}: {lost} of the numbers {stems[0]} to {stems[-1]} are missing, the first before "
+                         f"{stems[numbers.index(first)]}; the frames around them are taken as neighbours")
+    return notes
 
 
 def _videos(root, alternatives, pattern, testing):
@@ -165,7 +196,7 @@ def _video(path, testing):
         frames = tuple(e.name for e in _listing(path) if e.suffix.lower() in IMAGES)
         if not frames:
             raise UserError(f"{path}: no frames in it (looked for {', '.join(sorted(IMAGES))})")
-    elif path.suffix.lower() in VIDEOS:
+    elif path.is_file() and path.suffix.lower() in VIDEOS:
         count = int(cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT))
         if count < 1:
             raise UserError(f"{path}: OpenCV cannot read this video")
@@ -193,6 +224,7 @@ def fingerprint(video):
     """What the video is made of, by names and sizes: a list that changes when a frame is added, renamed or replaced."""
     if video.is_file:
         return [video.path.name, video.path.stat().st_size]
+    frames = set(video.frames)
     with os.scandir(video.path) as entries:
-        sizes = {e.name: e.stat().st_size for e in entries}
+        sizes = {e.name: e.stat().st_size for e in entries if e.name in frames}
     return [[name, sizes.get(name)] for name in video.frames]

@@ -6,19 +6,18 @@ Nothing here ever runs code that a file brings along: plain arrays are read with
 
 import contextlib
 import csv
+import hashlib
 import json
+import math
 import os
-import pickle
+import shutil
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from utils import legacy
 from utils.errors import UserError
-
-# What the pickle of an object array of plain arrays is made of, under the names of numpy 1 and numpy 2.
-_ARRAY_PARTS = {(f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")}
-_ARRAY_PARTS |= {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
 
 
 def _require(path):
@@ -33,6 +32,24 @@ def size(path):
     return _require(path).stat().st_size
 
 
+def sha256(paths):
+    """SHA-256 of the contents of files, one after another. Raises UserError if one is missing."""
+    whole = hashlib.sha256()
+    for path in paths:
+        with open(_require(path), "rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
+
+
+def require_room(folder, needed, what, flag):
+    """Raises UserError if the disk of a folder, which need not be there yet, has less than `needed` bytes free."""
+    there = next(place for place in (Path(folder).absolute(), *Path(folder).absolute().parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise UserError(f"{folder}: no room for {what}: {needed / 1e9:,.2f} GB, and {free / 1e9:,.2f} GB are free there: "
+                        f"make room, or give {flag} on another disk")
+
+
 def load_array(path, mmap=False):
     """The array in a plain `.npy` file; with `mmap` it is mapped read-only and not read.
 
@@ -40,16 +57,12 @@ def load_array(path, mmap=False):
     """
     path = _require(path)
     try:
-        return np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        array = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+    except Exception as error:  # a damaged header can raise many types, of memory among them
         raise UserError(f"{path}: not a whole plain .npy file ({_first_line(error)})") from None
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module, name):
-        if (module, name) in _ARRAY_PARTS:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{path}: not a whole plain .npy file (it is an archive)")
+    return array
 
 
 def load_object_array(path):
@@ -65,14 +78,11 @@ def load_object_array(path):
             dtype = read_header[version](file)[2]
             if not dtype.hasobject:
                 return load_array(path)
-            array = _ArrayUnpickler(file, encoding="latin1").load()
+            return legacy.load(file)
     except UserError:
         raise
     except Exception as error:  # a hostile pickle can raise anything at all
         raise UserError(f"{path}: not a readable array of arrays ({_first_line(error)})") from None
-    if not isinstance(array, np.ndarray):
-        raise UserError(f"{path}: holds a {type(array).__name__}, not an array")
-    return array
 
 
 def load_torch(path, allow=()):
@@ -89,6 +99,30 @@ def load_torch(path, allow=()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged archives raise many different types
         raise UserError(f"{path}: not a whole, safe torch file ({_first_line(error)})") from None
+
+
+def load_checkpoint(path, keys):
+    """The dict that this suite has saved into a torch file, after its checksums were compared, which torch itself leaves out.
+
+    Raises UserError if the file is missing, damaged, or has not all of these keys.
+    """
+    mend = "remove it and run train.py again"
+    try:
+        with zipfile.ZipFile(_require(path)) as archive:
+            damaged = archive.testzip()
+    except UserError:
+        raise
+    except Exception as error:  # damaged archives raise many different types
+        damaged = error
+    if damaged:
+        raise UserError(f"{path}: not a whole, safe torch file (a checksum differs, {_first_line(damaged)}): {mend}")
+    try:
+        content = load_torch(path)
+    except UserError as error:
+        raise UserError(f"{error}: {mend}") from None
+    if not isinstance(content, dict) or not keys <= content.keys():
+        raise UserError(f"{path}: is no checkpoint of train.py: {mend}")
+    return content
 
 
 def load_torch_arrays(path):
@@ -121,7 +155,8 @@ def whole(path):
         yield part
         os.replace(part, path)
     except BaseException as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may have become read-only
+            part.unlink(missing_ok=True)
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
         raise
@@ -132,13 +167,14 @@ def create_map(path, dtype, shape):
 
     Raises UserError if there is not enough, which a map would else find out by being killed half-way.
     """
-    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
     try:
+        array = np.lib.format.open_memmap(path, "w+", dtype, shape)
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, max(os.fstat(file.fileno()).st_size, 1))
     except OSError as error:
-        Path(path).unlink()
-        raise UserError(f"{path}: no room for {array.nbytes / 1e9:.2f} GB ({error.strerror}): make room, "
+        Path(path).unlink(missing_ok=True)
+        size = np.dtype(dtype).itemsize * math.prod(shape)
+        raise UserError(f"{path}: no room for {size / 1e9:,.2f} GB ({error.strerror}): make room, "
                         "then run the same command again") from None
     return array
 
@@ -167,8 +203,8 @@ def save_torch(path, content):
     """Writes a torch file, whole or not at all."""
     import torch
 
-    with whole(path) as part:
-        torch.save(content, part)
+    with whole(path) as part, open(part, "wb") as file:  # given a path torch hides why it failed
+        torch.save(content, file)
 
 
 def _first_line(error):

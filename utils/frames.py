@@ -11,6 +11,7 @@ import numpy as np
 from utils.errors import UserError
 from utils.files import load_array
 
+MAX_PIXELS = 2 ** 26  # of a frame; twice the pixels of 8K video
 cv2.setNumThreads(1)  # parallel over frames instead: DIS results would depend on the number of threads
 
 
@@ -33,18 +34,21 @@ def parallel(function, items, workers):
                 future.cancel()
 
 
-def load(video, wanted, workers=0, on_bad_frame="stop"):
+def load(video, wanted, workers=0, on_bad_frame="stop", repeated=None):
     """Yields the frames `wanted` (ascending numbers within the video) as (H, W, 3) uint8 BGR arrays.
 
     Raises UserError for a frame that cannot be decoded, unless on_bad_frame is "repeat": then the frame before it is
-    used, with a warning. Raises UserError for a frame whose size is not that of the others.
+    used, with a warning, and the frame's name is added to the set `repeated`. Raises UserError for a frame whose size is not
+    that of the others.
     """
     frames = _decode_file(video, wanted) if video.is_file else parallel(
-        lambda t: _decode_image(video.path / video.frames[t]), wanted, workers)
+        lambda t: decode_image(video.path / video.frames[t]), wanted, workers)
     last = None
     for t, frame in zip(wanted, frames):
         if frame is None:
             frame = _replacement(video, t, last, on_bad_frame)
+            if repeated is not None:
+                repeated.add(video.frames[t])
         if last is not None and frame.shape != last.shape:
             raise UserError(f"{video.path}: frame {video.frames[t]} is {frame.shape[0]}x{frame.shape[1]} "
                             f"(height x width), those before it {last.shape[0]}x{last.shape[1]}")
@@ -52,12 +56,26 @@ def load(video, wanted, workers=0, on_bad_frame="stop"):
         yield frame
 
 
-def _decode_image(path):
+def decode_image(path, flags=cv2.IMREAD_COLOR):
+    """The image in a file, or None where it is damaged. Raises UserError where there is no file, or the image is huge."""
+    if not path.is_file():  # a named pipe would be waited for
+        raise UserError(f"{path}: cannot be read (it is no file)")
     try:
         data = np.fromfile(path, np.uint8)  # imread cannot tell a missing file from a damaged one
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    try:
+        image = cv2.imdecode(data, flags) if data.size else None
+    except cv2.error:  # a header that tells of more than 2^30 pixels, for one
+        return None
+    _require_size(image, path)
+    return image
+
+
+def _require_size(image, path):
+    if image is not None and image.shape[0] * image.shape[1] > MAX_PIXELS:
+        raise UserError(f"{path}: is {image.shape[0]}x{image.shape[1]} (height x width), more than {MAX_PIXELS:,} pixels: "
+                        "scale the video down")
 
 
 def _decode_file(video, wanted):
@@ -76,7 +94,7 @@ def _replacement(video, t, last, on_bad_frame):
     what = f"{where}: frame {t + 1} of {len(video)} cannot be decoded (damaged or cut short)"
     if on_bad_frame == "stop":
         raise UserError(f"{what}: replace it, or repeat the frame before it with --on_bad_frame repeat")
-    earlier = iter([last]) if video.is_file else (_decode_image(video.path / video.frames[k]) for k in range(t - 1, -1, -1))
+    earlier = iter([last]) if video.is_file else (decode_image(video.path / video.frames[k]) for k in range(t - 1, -1, -1))
     before = next((frame for frame in earlier if frame is not None), None)
     if before is None:
         raise UserError(f"{what}, and there is no frame before it to repeat: replace it")
@@ -87,9 +105,10 @@ def _replacement(video, t, last, on_bad_frame):
 def size_of(video):
     """(H, W) of a video's frames, read from its first decodable one."""
     frames = _decode_file(video, range(len(video))) if video.is_file else (
-        _decode_image(video.path / name) for name in video.frames)
+        decode_image(video.path / name) for name in video.frames)
     for frame in frames:
         if frame is not None:
+            _require_size(frame, video.path)
             return frame.shape[:2]
     raise UserError(f"{video.path}: none of its {len(video)} frames can be decoded")
 
@@ -106,8 +125,8 @@ def load_flow(video, wanted, size, workers=0):
         flow = load_array(path)
         if flow.shape != (*size, 2):
             raise UserError(f"{path}: is {flow.shape}, the frames need {(*size, 2)}: run calc_optical_flow.py again")
-        if not np.isfinite(flow.sum(dtype=np.float64)):
-            raise UserError(f"{path}: holds values that are not finite: remove it and run calc_optical_flow.py again")
+        if flow.dtype not in (np.float16, np.float32) or not np.isfinite(flow.sum(dtype=np.float64)):
+            raise UserError(f"{path}: holds values that are no finite numbers: remove it and run calc_optical_flow.py again")
         return flow
 
     return parallel(read, wanted, workers)

@@ -10,6 +10,7 @@ import scipy.io
 from utils.datasets import RAW
 from utils.errors import UserError
 from utils.files import load_array
+from utils.frames import decode_image
 
 
 def read_labels(dataset, sizes):
@@ -49,7 +50,7 @@ def ucsd(root, testing):
     without = [name for name, files in masks.items() if not files]
     if not without:
         return [_from_masks(masks[video.name], size) for video, size in testing], "pixel masks Test/*_gt"
-    ranges = sorted((root / "Test").glob("[!.]*.m"))
+    ranges = sorted(path for path in (root / "Test").glob("[!.]*.m") if path.is_file())
     if ranges:
         return _from_ranges(ranges[0], testing), f"frame ranges {ranges[0].relative_to(root)}"
     if len(without) < len(testing):
@@ -140,7 +141,7 @@ def _from_masks(files, size):
 
 def _bmp_masks(files, size):
     for path in files:
-        mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        mask = decode_image(path, cv2.IMREAD_GRAYSCALE)
         if mask is None:
             raise UserError(f"{path}: this mask cannot be decoded")
         if mask.shape != tuple(size):

@@ -62,7 +62,8 @@ def load(args):
     path = Path(cfg.results_dir, cfg.dataset_name, cfg.mode)
     if not (path / "test.json").is_file() or not (path / "events.csv").is_file():
         raise UserError(f"{path}: there are no finished scores: run test.py first")
-    made, tested = files.load_json(path / "metrics.json"), files.load_json(path / "test.json")
+    made, tested = files.load_json(path / "metrics.json"), record.load(path / "test.json")
+    made["events"] = files.load_json(path / "events.json")
     if not args.config and made["config"] != cfg.config and Path(made["config"]).is_file():
         cfg = _settings(args, made["config"])
     for key in ("videos", "limit_frames", "frame_step"):

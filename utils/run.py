@@ -2,9 +2,13 @@
 
 import contextlib
 import fcntl
+import functools
+import hashlib
 import os
 import platform
+import re
 import signal
+import subprocess
 import sys
 import time
 from importlib import metadata
@@ -14,19 +18,19 @@ from tqdm import tqdm
 
 from utils.errors import UserError
 
+SUITE = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-contrib-python", "scikit-learn", "scipy")
+
+
+_at_work = []  # what a signal has to wait for, innermost last
+_told = []  # the signals that this process has got
 
 
 def run(main):
     """Runs a script's main and exits: 0 when done, 2 with one line for a UserError, 130 or 143 when told to stop."""
-    told = []
-
-    def stop(number, _):
-        told.append(number)
-        raise KeyboardInterrupt
-
+    _told.clear()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+        signal.signal(number, _stop)
     try:
         main()
     except UserError as error:
@@ -34,13 +38,65 @@ def run(main):
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(128 + (told or [signal.SIGINT])[0])
+        sys.exit(128 + (_told or [signal.SIGINT])[0])
     except BrokenPipeError:  # the reader of our output has gone
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:
         print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search("(out of|not enough) memory", str(error)):  # torch's own words
+            raise
+        print(f"error: not enough memory ({str(error).splitlines()[0][:120] if str(error) else 'it is full'}): lower "
+              "--batch_size, --patch_size or --num_workers, or take a larger machine", file=sys.stderr)
+        sys.exit(2)
+
+
+def _stop(number, _):
+    """SIGINT or SIGTERM: the first one waits for what `finishing` holds; a second one ends the process at once."""
+    _told.append(number)
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_DFL)  # at once also where a library hangs
+    if not _at_work:
+        raise KeyboardInterrupt
+    with contextlib.suppress(OSError):
+        os.write(2, f"\nstopping after {_at_work[-1]} (once more: at once)\n".encode())  # print may not be entered twice
+
+
+@contextlib.contextmanager
+def finishing(what):
+    """Holds SIGINT and SIGTERM back until the block is done and saved. Gives a list that is no longer empty once one came."""
+    _at_work.append(what)
+    try:
+        yield _told
+    finally:
+        _at_work.pop()
+    if _told:
+        raise KeyboardInterrupt
+
+
+def run_stage(command, **more):
+    """Runs a stage as a process of its own and waits until it has finished its item; returns its exit code.
+
+    Ctrl-C reaches both processes from the terminal; SIGTERM is handed on, as often as it comes. more: for subprocess.Popen.
+    """
+    stage = subprocess.Popen(command, **more)
+
+    def told(number, _):
+        _told.append(number)
+        if number == signal.SIGTERM:
+            stage.send_signal(number)
+
+    before = {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = stage.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if _told:
+        raise KeyboardInterrupt
+    return code
 
 
 def progress(total, unit, what):
@@ -51,19 +107,27 @@ def progress(total, unit, what):
 
 
 @contextlib.contextmanager
-def locked(folder):
-    """Holds a folder for one process; a killed process lets go of it. Raises UserError if another one has it."""
-    folder = Path(folder)
+def locked(folder, shared=False):
+    """Holds a folder for one process; a killed process lets go of it. Raises UserError if another one has it.
+
+    shared: only that nobody may write there meanwhile; where the folder can't be written it is not held at all.
+    """
+    folder, flags = Path(folder), os.O_CREAT | (os.O_RDONLY if shared else os.O_RDWR)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        if not shared:
+            folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / ".lock", flags, 0o644)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+        if not shared:
+            raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+        handle = os.open(os.devnull, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise UserError(f"{folder}: another process is writing there: wait until it is done") from None
+        os.close(handle)
+        raise UserError(f"{folder}: another process is at work there: wait until it is done") from None
+    try:
+        yield
     finally:
         os.close(handle)
 
@@ -97,9 +161,19 @@ def precision_of(word, device):
     return torch.autocast(device.type, torch.bfloat16, enabled=word == "bf16")
 
 
+@functools.cache
 def versions():
-    """Versions of Python and the packages at work, for the record."""
-    found = {"python": platform.python_version()}
+    """Versions of this code, Python and the packages at work, for the record.
+
+    code: a hash of the suite's own sources, and what git calls them where it is at hand ("-dirty": with changes).
+    """
+    folders = (".", "utils", "models", "fore_det", "FlowNet2_src")
+    sources = sorted(path for folder in folders for path in SUITE.glob(f"{folder}/*.py"))
+    found = {"code": hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16],
+             "python": platform.python_version()}
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        git = ["git", "-C", str(SUITE), "describe", "--always", "--dirty"]
+        found["git"] = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)

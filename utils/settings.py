@@ -10,6 +10,7 @@ class Setting(NamedTuple):
     stages: str  # the stages that read it
     help: str
     low: float = float("-inf")
+    high: float = float("inf")
     identity: bool = True  # whether another value makes another output
 
     def parse(self, text):
@@ -24,8 +25,9 @@ class Setting(NamedTuple):
                 raise ValueError(f"must be one of {', '.join(self.type)}")
             return text
         value = self.type(text)
-        if self.type in (int, float) and not self.low <= value < float("inf"):
-            raise ValueError(f"must be {self.low:g} or more")
+        if self.type in (int, float) and not (self.low <= value <= self.high and value < float("inf")):
+            upper = f"to {self.high:,.15g}" if self.high < float("inf") else "or more"
+            raise ValueError(f"must be {self.low:,.15g} {upper}")
         return value
 
 
@@ -38,11 +40,14 @@ SETTINGS = {s.name: s for s in (
     S("videos", str, "", "flow boxes cubes train test",
       "only these videos of the mode, by position: 1,3-5 (for trials)"),
     S("limit_frames", int, 0, "flow boxes cubes train test",
-      "only the first N frames of each video, 0 for all (for trials)", 0),
+      "only the first N frames of each video, 0 for all (for trials)", 0, 10 ** 9),
     S("frame_step", int, 1, "flow boxes cubes train test",
-      "boxes, cubes and scores for every K-th frame alone; windows still reach the true neighbours (for trials)", 1),
+      "boxes, cubes and scores for every K-th frame alone; windows still reach the true neighbours (for trials)", 1, 10 ** 9),
     S("on_bad_frame", ("stop", "repeat"), "stop", "flow boxes cubes",
       "an unreadable frame ends the stage, or the frame before it stands in (with a warning)", identity=False),
+    S("verify", bool, False, "flow boxes cubes train test",
+      "hold files to their contents as well: the first run with it writes their SHA-256 down, later ones compare",
+      identity=False),
     # 1 optical flow
     S("flow_method", ("flownet2", "raft", "dis"), "flownet2", "flow",
       "flownet2 (official), raft (torchvision's RAFT-large), or dis (OpenCV's DIS, which needs no weights)"),
@@ -53,15 +58,15 @@ SETTINGS = {s.name: s for s in (
       "yolov3 (official), torchvision:MODEL, mmdet:CONFIG:CHECKPOINT, or none for motion boxes alone"),
     S("detector_weights", str, "", "boxes", "weights file in place of the detector's usual one", identity=False),
     S("detector_scale", int, 608, "boxes",
-      "length to which yolov3 resizes a frame's long side: 608, or 320 (avenue, ShanghaiTech)", 32),
+      "length to which yolov3 resizes a frame's long side: 608, or 320 (avenue, ShanghaiTech)", 32, 4096),
     S("score_thr", float, 0.2, "boxes", "a detection is kept if its score is above this", 0),
     S("cover_thr", float, 0.6, "boxes", "a box is dropped if a larger one covers more than this share of it", 0),
     S("boxes_from", str, "", "boxes",
       "take the boxes in this .npy file: per frame an (n, 4) or (n, 5) array, or (N, 5) rows of frame x1 y1 x2 y2",
       identity=False),
-    S("min_area", int, None, "boxes", "smallest box in pixels, with +1 on both sides", 1),
+    S("min_area", int, None, "boxes", "smallest box in pixels, with +1 on both sides", 1, 10 ** 9),
     S("motion_thr", float, 1.0, "boxes", "a pixel moves if u^2 + v^2 is above this", 0),
-    S("box_margin", int, 2, "boxes", "pixels around a box that motion boxes keep clear of, and grow by", 0),
+    S("box_margin", int, 2, "boxes", "pixels around a box that motion boxes keep clear of, and grow by", 0, 10 ** 4),
     S("all_motion_quirk", bool, True, "boxes",
       "where every pixel of a frame moves there are no motion boxes, as in the official code"),
     S("drop_still_boxes", bool, False, "flow boxes",
@@ -69,17 +74,17 @@ SETTINGS = {s.name: s for s in (
     # 3 spatio-temporal cubes
     S("border_mode", ("hard", "elastic", "predict"), "hard", "flow boxes cubes",
       "window at a video's ends: hard holds the end frame, elastic shifts inside, predict takes only i-c..i"),
-    S("context_frame_num", int, 2, "cubes", "frames on either side of a cube's frame: T = 2c + 1", 0),
-    S("context_of_num", int, 2, "flow boxes cubes", "flow fields on either side, likewise", 0),
-    S("patch_size", int, 32, "boxes cubes", "height and width P of a cube, a multiple of 8", 16),
+    S("context_frame_num", int, 2, "cubes", "frames on either side of a cube's frame: T = 2c + 1", 0, 100),
+    S("context_of_num", int, 2, "flow boxes cubes", "flow fields on either side, likewise", 0, 100),
+    S("patch_size", int, 32, "boxes cubes", "height and width P of a cube, a multiple of 8", 16, 1024),
     S("use_flow", bool, False, "flow cubes train", "motion enhancement: a second autoencoder predicts the flow cube"),
     # 4 training
-    S("h_block", int, 1, "train", "blocks down the image, one model each", 1),
-    S("w_block", int, 1, "train", "blocks across the image", 1),
-    S("epochs", int, 30, "train", "passes over all cubes of a block", 1),
-    S("warmup_epoch", int, 5, "train", "epochs before self-paced weights come in", 0),
-    S("batch_size", int, 256, "train", "cubes in a batch", 1),
-    S("num_feature_root", int, 32, "train", "width f of the autoencoder's first level; then 2f, 4f, 8f", 1),
+    S("h_block", int, 1, "train", "blocks down the image, one model each", 1, 1000),
+    S("w_block", int, 1, "train", "blocks across the image", 1, 1000),
+    S("epochs", int, 30, "train", "passes over all cubes of a block", 1, 10 ** 6),
+    S("warmup_epoch", int, 5, "train", "epochs before self-paced weights come in", 0, 10 ** 6),
+    S("batch_size", int, 256, "train", "cubes in a batch", 1, 10 ** 6),
+    S("num_feature_root", int, 32, "train", "width f of the autoencoder's first level; then 2f, 4f, 8f", 1, 1024),
     S("lr", float, 0.001, "train", "Adam's learning rate", 0),
     S("lambda_raw", float, 1.0, "train", "weight of the raw loss (with use_flow)", 0),
     S("lambda_of", float, 1.0, "train", "weight of the flow loss (with use_flow)", 0),
@@ -91,19 +96,19 @@ SETTINGS = {s.name: s for s in (
     S("recalibrate_bn", bool, False, "train",
       "end with batch norm's running statistics re-estimated over all cubes (official: as the last batches left them)"),
     S("average_last", int, 0, "train",
-      "end with the mean of the weights after the last K epochs, recalibrated; 0: with the last ones (official)", 0),
+      "end with the mean of the weights after the last K epochs, recalibrated; 0: with the last ones (official)", 0, 10 ** 4),
     S("keep_epochs", int, 0, "train",
-      "keep the weights after the last N epochs, so that a done training can be ended otherwise without a new one", 0,
+      "keep the weights after the last N epochs, so that a done training can be ended otherwise without a new one", 0, 10 ** 4,
       identity=False),
-    S("score_every", int, 0, "train", "also keep every cube's score after each N-th epoch, 0 for none", 0),
-    S("seed", int, 0, "train", "fixes initial weights and the order of cubes", 0),
+    S("score_every", int, 0, "train", "also keep every cube's score after each N-th epoch, 0 for none", 0, 10 ** 6),
+    S("seed", int, 0, "train", "fixes initial weights and the order of cubes", 0, 2 ** 63 - 1),
     S("precision", ("fp32", "bf16"), "fp32", "train",
       "fp32, or bf16 by autocast (faster, nearly the same); scoring follows the model"),
     # 5 scoring
     S("model", str, "", "test", "score with this folder of models, or this official D_model.npy"),
     S("w_raw", float, 0.5, "test", "weight of the raw z-score (with use_flow)", 0),
     S("w_of", float, 1.0, "test", "weight of the flow z-score", 0),
-    S("window_size", int, 10, "test", "frames of the moving average over the frame scores, 1 for none", 1),
+    S("window_size", int, 10, "test", "frames of the moving average over the frame scores, 1 for none", 1, 10 ** 4),
     S("event_z", float, 2.0, "test", "an event is where the score, averaged within its video, is above this z-score; of cubes "
       "that were trained on a tenth cannot exceed 3, a fifth not 2", identity=False),
     S("event_share", float, 0.0, "test", "an event is where the score is among this share of the highest (0: by --event_z)",
@@ -111,7 +116,7 @@ SETTINGS = {s.name: s for s in (
     # how it runs
     S("device", str, "auto", "flow boxes train test", "auto, cpu, or cuda:N", identity=False),
     S("num_workers", int, -1, "flow boxes cubes", "threads that read and prepare frames; -1: one per core, 0: none",
-      -1, identity=False),
+      -1, 1024, identity=False),
 )}
 
 END = ("recalibrate_bn", "average_last", "score_every")  # training settings that leave the weights of every epoch alone

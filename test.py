@@ -90,7 +90,7 @@ def evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wante
     files.save_array(results / "frame_scores.npy", frame_scores)
     figures = {"auroc": None, "eer": None, "average_precision": None, "auroc_unsmoothed": None}
     abnormal = None if labels is None else labels[chosen]
-    for name in ("labels.npy", "frame_results.npz", "roc.png"):
+    for name in ("labels.npy", "frame_results.npz", "roc.png", "events.json"):
         (results / name).unlink(missing_ok=True)
     if abnormal is not None:
         files.save_array(results / "labels.npy", abnormal)
@@ -125,9 +125,12 @@ def find_events(cfg, dataset, folder, results):
     limit = events.threshold(smooth, cfg.event_z, cfg.event_share)
     rows = events.highest_rows(box_scores, boxes, dataset.chosen)
     found = events.find(smooth, limit, cfg.window_size, frame_scores, rows, boxes, spans)
-    events.save(results / "events.csv", found, dataset, spans, rates(dataset))
     rule = f"highest {cfg.event_share:.2%} of frames" if cfg.event_share else f"z-score {cfg.event_z:g}"
-    files.save_json(results / "events.json", {"rule": rule, "threshold": limit, "count": len(found)})
+    content = {"rule": rule, "threshold": limit, "count": len(found)}
+    there = all((results / name).is_file() for name in ("events.json", "events.csv"))
+    if not there or files.load_json(results / "events.json") != content:
+        events.save(results / "events.csv", found, dataset, spans, rates(dataset))
+        files.save_json(results / "events.json", content)
 
 
 def score_boxes(cfg, cubes, block, models, same_cubes):

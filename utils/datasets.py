@@ -126,6 +126,10 @@ def find(name, mode, layout, videos=frozenset(), limit_frames=0, frame_step=1, f
     root, layout = RAW / name, LAYOUTS[layout]
     if not root.is_dir():
         raise UserError(f"{root}: no such folder: put or link the dataset there (raw_datasets/README.md shows the layout)")
+    if layout.labels == "plain" and (root / "videos").is_dir():  # made of links, none of which may be passed over
+        for path in _listing(root / "videos"):
+            if path.is_symlink() and not path.exists():
+                raise UserError(f"{path}: links to {os.readlink(path)}, which is not there: put it back, or remove the link")
     found, notes = [], []
     for part, testing in (("train", False), ("test", True)):
         if mode in (part, "merge"):
@@ -190,8 +194,6 @@ def _listing(folder):
 
 
 def _video(path, testing):
-    if path.is_symlink() and not path.exists():
-        raise UserError(f"{path}: links to {os.readlink(path)}, which is not there: put it back, or remove the link")
     if path.is_dir():
         frames = tuple(e.name for e in _listing(path) if e.suffix.lower() in IMAGES)
         if not frames:

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from FlowNet2_src.methods import METHODS, stamp, weights_file
-from utils import files, frames, record
+from utils import files, frames, ranks, record
 from utils.config import dataset_of, parse_config
 from utils.datasets import window
 from utils.errors import UserError
@@ -33,8 +33,10 @@ def main():
     method, clock, made, total = None, Clock(), 0, sum(map(len, needed.values()))
     print(f"flow of {total:,} frames by {cfg.flow_method}")
     require_room(cfg, needed)
-    with progress(total, "frame", "flow") as bar:
-        for video in dataset.videos:
+    ranks.start()
+    mine = [dataset.videos[k] for k in ranks.share([len(needed[video]) for video in dataset.videos])]
+    with progress(sum(len(needed[video]) for video in mine), "frame", "flow") as bar:
+        for video in mine:
             with locked(video.flow_folder):
                 todo, old = missing(cfg, video, needed[video])
                 bar.update(len(needed[video]) - len(todo))
@@ -48,6 +50,7 @@ def main():
                     finish(video, old, 0, ())
                 if cfg.verify and (todo or "sha256" not in old):
                     record.verify(video.flow_folder / "flow.json", contents | {"flow": video.flow_files()})
+    made = sum(ranks.each(made))
     print(f"wrote {made:,} flow files below {Path(cfg.flow_root_dir, dataset.name)} in {clock():,.0f} s "
           f"({total - made:,} were done)")
     print(f"next: python extract_bbox.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")

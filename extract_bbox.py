@@ -23,11 +23,11 @@ import numpy as np
 from fore_det import detector
 from fore_det.boxes import confident, moving, uncovered
 from fore_det.published import read_boxes
-from utils import files, frames, record
+from utils import files, frames, ranks, record
 from utils.config import dataset_of, parse_config
 from utils.datasets import window
 from utils.errors import UserError
-from utils.run import Clock, device_of, finishing, locked, progress, run, workers
+from utils.run import Clock, device_of, finishing, progress, run, workers
 from utils.stc import crop, not_empty
 
 NO_BOXES = np.empty((0, 4), np.float32)
@@ -38,15 +38,16 @@ def main():
     folder = Path(cfg.data_root_dir, cfg.dataset_name, cfg.mode)
     dataset = dataset_of(cfg)
     wanted = record.wanted(cfg, "boxes", **inputs(cfg, dataset))
-    with locked(folder):
+    with ranks.together(folder):
         done, why = record.is_done(folder / "boxes.json", wanted, ["bboxes.npy"])
         print(f"{folder}: boxes are {why}")
         if cfg.verify and "flow" in wanted["input"]:
             record.verify_flow(dataset)
         if not done:
             extract(cfg, dataset, folder, wanted)
-        shutil.rmtree(folder / "bboxes.part", ignore_errors=True)  # also one that a killed run left
-        if cfg.verify:
+        if ranks.RANK == 0:
+            shutil.rmtree(folder / "bboxes.part", ignore_errors=True)  # also one that a killed run left
+        if cfg.verify and ranks.RANK == 0:
             given = {path: [Path(path)] for path in (cfg.boxes_from or cfg.detector_weights,) if path}
             record.verify(folder / "boxes.json", {"bboxes.npy": [folder / "bboxes.npy"], **dataset.contents, **given})
     print(f"next: python extract_stc.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
@@ -74,27 +75,37 @@ def inputs(cfg, dataset):
 
 
 def extract(cfg, dataset, folder, wanted):
-    """Writes the boxes video by video, then all of them in one file."""
+    """Writes the boxes video by video, each rank those of its own, then all of them in one file."""
     part, clock, repeated = folder / "bboxes.part", Clock(), set()
     files.require_room(folder, 4096 * len(dataset.chosen), "the boxes (about 100 a frame, twice)", "--data_root_dir")
-    if (record.load(part / "record.json") or {}).get("id") != wanted["id"]:
+    if ranks.RANK == 0 and (record.load(part / "record.json") or {}).get("id") != wanted["id"]:
         shutil.rmtree(part, ignore_errors=True)
         record.write(part / "record.json", wanted)
+    ranks.wait()
+    mine = [dataset.videos[k] for k in ranks.share([len(video.chosen) for video in dataset.videos])]
     found_by = source_of_boxes(cfg, dataset, repeated)
-    rows, sizes, dropped = [], [], 0
-    with progress(len(dataset.chosen), "frame", "boxes") as bar:
-        for video in dataset.videos:
-            size, path = frames.size_of(video), part / f"{video.first:08d}.npy"
+    with progress(sum(len(video.chosen) for video in mine), "frame", "boxes") as bar:
+        for video in mine:
+            path = part / f"{video.first:08d}.npy"
             if path.is_file():
                 bar.update(len(video.chosen))
             else:
                 with finishing(f"video {video.name}"):
-                    files.save_array(path, boxes_of_video(cfg, video, size, found_by(video), bar.update))
-            found = files.load_array(path)
-            kept = not_empty(found[:, 1:], size)
-            rows.append(found[kept])
-            sizes.append(size)
-            dropped += int((~kept).sum())
+                    files.save_array(path, boxes_of_video(cfg, video, frames.size_of(video), found_by(video), bar.update))
+    repeated = set().union(*ranks.each(repeated))
+    if ranks.RANK == 0:
+        join(dataset, folder, wanted, clock, repeated)
+
+
+def join(dataset, folder, wanted, clock, repeated):
+    """Puts the boxes of all videos into one file."""
+    sizes = [frames.size_of(video) for video in dataset.videos]
+    rows, dropped = [], 0
+    for video, size in zip(dataset.videos, sizes):
+        found = files.load_array(folder / "bboxes.part" / f"{video.first:08d}.npy")
+        kept = not_empty(found[:, 1:], size)
+        rows.append(found[kept])
+        dropped += int((~kept).sum())
     boxes = np.concatenate(rows)
     if not len(boxes):
         raise UserError(f"no box in {len(dataset.chosen):,} frames of {dataset.name}: lower --min_area, --motion_thr or "

@@ -12,14 +12,15 @@ writes  data/D/MODE/stc_raw.npy         (N, 3T, P, P) uint8: frame 0's B, G, R, 
 Row i belongs to row i of bboxes.npy. A stopped run goes on where it was.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
 
-from utils import files, frames, record
+from utils import files, frames, ranks, record
 from utils.config import dataset_of, parse_config
 from utils.datasets import window
-from utils.run import Clock, finishing, locked, progress, run, workers
+from utils.run import Clock, finishing, progress, run, workers
 from utils.stc import crop
 
 
@@ -39,56 +40,85 @@ def main():
         outputs["stc_of.npy"] = (2 * span(cfg.context_of_num, cfg.border_mode), np.float16)
     flow = {"flow": record.flow_of(dataset)} if cfg.use_flow else {}
     wanted = record.wanted(cfg, "cubes", boxes=made["id"], **flow)
-    with locked(folder):
+    with ranks.together(folder):
         record.require_still(folder / "boxes.json", made)
         done, why = record.is_done(folder / "cubes.json", wanted, outputs)
         print(f"{folder}: cubes are {why}")
         if not done:
             extract(cfg, dataset, folder, record.boxes_of(folder, made), made["sizes"], outputs, wanted)
-        for left in [*folder.glob("stc_*.part"), *folder.glob("cubes.part.json*")]:  # by a killed run
-            left.unlink()
-        if cfg.verify:
+        if ranks.RANK == 0:
+            for left in [*folder.glob("stc_*.part"), *folder.glob("cubes.part*")]:  # also by a killed run
+                left.unlink()
+        if cfg.verify and ranks.RANK == 0:
             record.verify(folder / "cubes.json", {name: [folder / name] for name in outputs})
     print(f"next: python train.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
 
 
 def extract(cfg, dataset, folder, boxes, sizes, outputs, wanted):
-    """Fills the cube files video by video, then gives them their names."""
+    """Fills the cube files video by video, each rank the rows of its own, then gives them their names."""
     print(f"reads {folder / 'bboxes.npy'}: {len(boxes):,} boxes")
-    state = record.load(folder / "cubes.part.json")
     parts = {name: folder / f"{name}.part" for name in outputs}
-    resume = state and state["id"] == wanted["id"] and all(part.is_file() for part in parts.values())
-    if not resume:
-        (folder / "cubes.part.json").unlink(missing_ok=True)  # before the parts, which it vouches for
-        state = {"id": wanted["id"], "videos": 0, "seconds": 0, "repeated": []}
-    clock = Clock(state["seconds"])
     shapes = {name: (len(boxes), channels, cfg.patch_size, cfg.patch_size) for name, (channels, _) in outputs.items()}
-    cubes = {name: np.lib.format.open_memmap(part, "r+") if resume else
-             files.create_map(part, outputs[name][1], shapes[name]) for name, part in parts.items()}
-    for name in outputs:
-        print(f"writes {folder / name}: {' x '.join(map(str, shapes[name]))} {np.dtype(outputs[name][1])}, "
-              f"{cubes[name].nbytes / 1e6:,.0f} MB")
-    with progress(len(boxes), "cube", "cubes") as bar:
-        for position, (video, size) in enumerate(zip(dataset.videos, sizes)):
-            first, last = np.searchsorted(boxes[:, 0], (video.first, video.first + len(video)))
-            if position >= state["videos"]:
-                with finishing(f"video {video.name}"):
-                    repeated = cut_video(cfg, video, boxes[first:last], size, {n: c[first:last] for n, c in cubes.items()}, bar)
-                    for cube in cubes.values():
-                        cube.flush()
-                    state |= {"videos": position + 1, "seconds": clock(), "repeated": state["repeated"] + repeated}
-                    record.write(folder / "cubes.part.json", state)
-            else:
+    for name, shape in shapes.items():
+        print(f"writes {folder / name}: {' x '.join(map(str, shape))} {np.dtype(outputs[name][1])}, "
+              f"{math.prod(shape) * np.dtype(outputs[name][1]).itemsize / 1e6:,.0f} MB")
+    if ranks.RANK == 0:
+        prepare(folder, parts, outputs, shapes, wanted)
+    ranks.wait()
+    done = record.load(folder / "cubes.part.json")
+    state = done if ranks.RANK == 0 else {**done, "videos": [], "seconds": 0, "repeated": []}
+    own, clock = folder / (f"cubes.part.{ranks.RANK}.json" if ranks.RANK else "cubes.part.json"), Clock(state["seconds"])
+    cubes = {name: np.lib.format.open_memmap(part, "r+") for name, part in parts.items()}
+    ends = np.searchsorted(boxes[:, 0], [(video.first, video.first + len(video)) for video in dataset.videos])  # (V, 2)
+    mine = ranks.share(np.diff(ends)[:, 0].tolist())
+    with progress(int(np.diff(ends[mine]).sum()), "cube", "cubes") as bar:
+        for position in mine:
+            video, (first, last) = dataset.videos[position], ends[position]
+            if position in done["videos"]:
                 bar.update(last - first)
+                continue
+            with finishing(f"video {video.name}"):
+                target = {name: cube[first:last] for name, cube in cubes.items()}
+                repeated = cut_video(cfg, video, boxes[first:last], sizes[position], target, bar)
+                for cube in cubes.values():
+                    cube.flush()
+                state = {**state, "videos": [*state["videos"], position], "seconds": clock(),
+                         "repeated": state["repeated"] + repeated}
+                record.write(own, state)
     del cubes
+    repeated = sum(ranks.each(state["repeated"]), [])
+    if ranks.RANK == 0:
+        name_parts(folder, parts, repeated, len(boxes), wanted, clock)
+
+
+def prepare(folder, parts, outputs, shapes, wanted):
+    """Makes the files to be filled, or takes those of a stopped run; cubes.part.json then tells which videos are done."""
+    found = [record.load(path) for path in sorted(folder.glob("cubes.part*.json"))]
+    found = [state for state in found if state["id"] == wanted["id"]]
+    state = {"id": wanted["id"], "videos": [], "seconds": 0, "repeated": []}
+    if found and all(part.is_file() for part in parts.values()):
+        state |= {key: sum((one[key] for one in found), []) for key in ("videos", "repeated")}
+        state["seconds"] = max(one["seconds"] for one in found)
+    else:
+        for path in folder.glob("cubes.part*.json"):  # before the parts, which they vouch for
+            path.unlink()
+        for name, part in parts.items():
+            files.create_map(part, outputs[name][1], shapes[name])
+    record.write(folder / "cubes.part.json", state)
+    for path in folder.glob("cubes.part.*.json"):  # of the other ranks: all in one now
+        path.unlink()
+
+
+def name_parts(folder, parts, repeated, count, wanted, clock):
+    """Gives the files their names, now that they are whole."""
     (folder / "cubes.json").unlink(missing_ok=True)  # until the new record is written no cubes are valid
     (folder / "stc_of.npy").unlink(missing_ok=True)
     for name, part in parts.items():
         part.rename(folder / name)
-    if state["repeated"]:
-        print(f"warning: {len(state['repeated']):,} frames are damaged, the ones before stand in")
-    record.save(folder / "cubes.json", wanted, clock(), cubes=len(boxes), repeated=state["repeated"])
-    print(f"wrote {', '.join(outputs)} in {folder}: {len(boxes):,} cubes in {clock():,.0f} s")
+    if repeated:
+        print(f"warning: {len(repeated):,} frames are damaged, the ones before stand in")
+    record.save(folder / "cubes.json", wanted, clock(), cubes=count, repeated=repeated)
+    print(f"wrote {', '.join(parts)} in {folder}: {count:,} cubes in {clock():,.0f} s")
 
 
 def cut_video(cfg, video, boxes, size, cubes, bar):

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from models.checkpoint import load_models
-from utils import events, files, metrics, plots, protocols, record
+from utils import events, files, metrics, plots, protocols, ranks, record
 from utils.config import dataset_of, parse_config
 from utils.cubes import Cubes, score
 from utils.datasets import rates
@@ -53,14 +53,16 @@ def main():
     statistics = [[number, *block.mean, *block.std] for number, block in models.blocks.items()]
     wanted = record.wanted(cfg, "test", cubes=cubes_made["id"], model=[models.recipe["id"], record.digest(statistics)],
                            labels=source, abnormal=None if labels is None else record.digest(labels.tolist()))
-    with locked(results), locked(folder, shared=True):
+    ranks.start(device_of(cfg.device))
+    with ranks.together(results), locked(folder, shared=True):
         record.require_still(folder / "cubes.json", cubes_made)
         done, why = record.is_done(results / "test.json", wanted, ["metrics.json"])
         print(f"{results}: scores are {why}")
         if not done:
             evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wanted)
-        find_events(cfg, dataset, folder, results)
-        if cfg.verify:
+        if ranks.RANK == 0:
+            find_events(cfg, dataset, folder, results)
+        if cfg.verify and ranks.RANK == 0:
             record.verify(results / "test.json", {name: [results / name] for name in ("box_scores.npy", "metrics.json")})
     report(files.load_json(results / "metrics.json"), results)
 
@@ -82,6 +84,8 @@ def evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wante
     sizes = record.sizes_of(boxes, boxes_made)  # (N, 2)
     same_cubes = models.recipe["input"].get("cubes") == cubes_made["id"]
     box_scores = score_boxes(cfg, cubes, block_of(boxes[:, 1:], sizes, *models.grid), models, same_cubes)
+    if ranks.RANK:  # the scores are all that the ranks share
+        return
     chosen = dataset.chosen
     frame_scores = metrics.frame_scores(box_scores, boxes, dataset.num_frames, sizes)[chosen]
     smooth = metrics.moving_average(frame_scores, cfg.window_size)

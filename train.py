@@ -28,14 +28,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.cae import ReconCAE
+from models.cae import ReconCAE, errors
 from models.ending import end, snapshot
 from models.spr import self_paced_weights, thresholds, weighted_loss
-from utils import files, record
+from utils import files, ranks, record
 from utils.config import parse_config
 from utils.cubes import BlockCubes, Cubes
 from utils.errors import UserError
-from utils.run import Clock, device_of, finishing, locked, precision_of, progress, run
+from utils.run import Clock, device_of, finishing, precision_of, progress, run
 from utils.stc import block_of
 
 
@@ -45,10 +45,11 @@ def main():
     cubes_made, boxes_made = record.cubes_of(folder)
     record.require_selection(cfg, cubes_made, folder / "cubes.json")
     device = device_of(cfg.device)
+    ranks.start(device)
     wanted = record.wanted(cfg, "train", cubes=cubes_made["id"])
     if cfg.verify:
         record.verify_cubes(folder, cfg.use_flow)
-    with locked(folder):
+    with ranks.together(folder):
         record.require_still(folder / "cubes.json", cubes_made)
         done, why = record.is_done(folder / "train.json", wanted)
         print(f"{folder}: models are {why}")
@@ -61,7 +62,7 @@ def main():
             print(f"reads {folder}: {len(cubes):,} cubes in {len(np.unique(block))} of {cfg.h_block}x{cfg.w_block} blocks, "
                   f"{cfg.precision} on {device}")
             train(cfg, folder, cubes, block, wanted)
-        if cfg.verify:
+        if cfg.verify and ranks.RANK == 0:
             record.verify_models(folder)
     print(f"next: python test.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
 
@@ -73,6 +74,12 @@ def train(cfg, folder, cubes, block, wanted):
         place = divmod(int(number), cfg.w_block)
         of_block = BlockCubes(cubes, np.flatnonzero(block == number), cfg.batch_size, cfg.seed, place)
         done[number] = train_block(cfg, folder / "model_{}_{}.pt".format(*place), of_block, wanted)
+    if ranks.RANK == 0:
+        collect(cfg, folder, cubes, block, done, wanted)
+
+
+def collect(cfg, folder, cubes, block, done, wanted):
+    """Writes what was kept of all blocks, in order of the cubes; done: block -> its checkpoint."""
     (folder / "train.json").unlink(missing_ok=True)  # until the new one is written no models are valid
     names = ["model_{}_{}.pt".format(*state["block"]) for state in done.values()]
     for other in (*folder.glob("model_*.pt"), *folder.glob("epoch_*.npy")):
@@ -90,7 +97,7 @@ def train(cfg, folder, cubes, block, wanted):
         files.save_array(folder / "epoch_scores.npy", scores)
     files.save_csv(folder / "training_log.csv", [entry for state in done.values() for entry in state["log"]])
     seconds = sum(state["seconds"] for state in done.values())
-    record.save(folder / "train.json", wanted, seconds, models=names, scored_epochs=scored)
+    record.save(folder / "train.json", wanted, seconds, models=names, scored_epochs=scored, ranks=ranks.WORLD)
     print(f"wrote {', '.join(names)} in {folder}: {seconds:,.0f} s")
 
 
@@ -115,8 +122,10 @@ def train_block(cfg, path, cubes, wanted):
     clock, autocast = Clock(state["seconds"]), precision_of(cfg.precision, cubes.all.device)
     fit(cfg, model, cubes, state, clock, autocast, resume)
     finish(cfg, model, cubes, state, autocast)
-    files.save_torch(path, state | {"seconds": clock()})
-    resume.unlink(missing_ok=True)
+    if ranks.RANK == 0:
+        files.save_torch(path, state | {"seconds": clock()})
+        resume.unlink(missing_ok=True)
+    ranks.wait()
     return state
 
 
@@ -137,7 +146,8 @@ def earlier(cfg, path, resume, wanted):
 
 def fit(cfg, model, cubes, state, clock, autocast, resume):
     """Trains a network to its last epoch, from its start or from where `state` is, and keeps `state` up to date."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=cfg.lr)
+    network = ranks.network_of(model, cfg.sync_bn)
+    optimizer = torch.optim.Adam(network.parameters(), lr=cfg.lr)
     if 0 < state["epoch"] < cfg.epochs:
         model.load_state_dict(state["recent"][-1])
         optimizer.load_state_dict(state["optimizer"])
@@ -148,7 +158,7 @@ def fit(cfg, model, cubes, state, clock, autocast, resume):
         for epoch in range(state["epoch"], cfg.epochs):
             with finishing(f"epoch {epoch + 1}"):
                 batches = cubes.shuffled(epoch + 1)
-                stats, weights, step = train_epoch(model, optimizer, batches, epoch, state["step"], autocast, cfg, bar.update)
+                stats, weights, step = train_epoch(network, optimizer, batches, epoch, state["step"], autocast, cfg, bar.update)
                 if not np.isfinite(stats["loss"]):
                     raise UserError(f"{resume}: the loss is {stats['loss']} in epoch {epoch + 1}: lower --lr, or take "
                                     "--precision fp32; the epochs before are kept")
@@ -159,7 +169,8 @@ def fit(cfg, model, cubes, state, clock, autocast, resume):
                 state["log"].append({"row": row, "column": column, "epoch": epoch + 1, **stats, "seconds": clock()})
                 bar.write(f"block {row},{column} epoch {epoch + 1}/{cfg.epochs}: {describe(state['log'][-1])}", file=None)
                 state |= {"epoch": epoch + 1, "step": step, "optimizer": optimizer.state_dict(), "seconds": clock()}
-                files.save_torch(resume, state)
+                if ranks.RANK == 0:
+                    files.save_torch(resume, state)
 
 
 def finish(cfg, model, cubes, state, autocast):
@@ -177,7 +188,7 @@ def finish(cfg, model, cubes, state, autocast):
 
 def ended_after(cfg, model, cubes, recent, epoch, autocast):
     """The network as it is if training ends after this epoch, and the scores (n, 1 or 2) of its cubes."""
-    ended = end(model, recent[-needed(cfg):], cfg.recalibrate_bn, cubes.shuffled(epoch), autocast)
+    ended = end(model, recent[-needed(cfg):], cfg.recalibrate_bn, cubes.shuffled(epoch, whole=True), autocast)
     return ended, torch.from_numpy(cubes.scores(ended, autocast))
 
 
@@ -191,37 +202,42 @@ def is_scored(cfg, epoch):
     return cfg.score_every > 0 and epoch % cfg.score_every == 0
 
 
-def train_epoch(model, optimizer, batches, epoch, step, autocast, cfg, tick=lambda count: None):
-    """One pass over the batches (raw, flow); epoch counts from 0, step counts batches since warm-up.
+def train_epoch(network, optimizer, batches, epoch, step, autocast, cfg, tick=lambda count: None):
+    """One pass over the batches (see utils.cubes.Batch); epoch counts from 0, step counts batches since warm-up.
 
-    Returns the epoch's statistics, the cubes' self-paced weights (n,) in order of the batches, and step.
+    network: a ReconCAE, or what `ranks.network_of` makes of it; of each batch the ranks have a share, but weights come from
+    the scores of the whole. Returns the epoch's statistics, the cubes' weights (n,) in order of the batches, and step.
     """
-    sums, count, all_weights, limits = 0, 0, [], []
-    for raw, flow in batches:  # (B, 3T, P, P), (B, 2T, P, P) or None
-        weights = None
+    model = getattr(network, "module", network)
+    sums, count, all_weights, limits = torch.zeros(2, dtype=torch.float64), 0, [], []
+    for raw, flow, whole in batches:  # (b, 3T, P, P), (b, 2T, P, P) or None, cubes of all ranks
+        own, weights = slice(*ranks.cut(whole)[ranks.RANK:][:2]), torch.ones(whole, device=raw.device)
         if epoch >= cfg.warmup_epoch and cfg.sp_mode != "none":
+            ranks.take_buffers(model)
             model.eval()
             with torch.no_grad(), autocast:
-                scores = model.raw_errors(raw)  # (B,)
+                scores = ranks.gathered(model.raw_errors(raw), whole)  # (B,)
             weights = self_paced_weights(scores, step, cfg.shrink_rate, cfg.sp_mode)  # (B,)
             limits.append(torch.stack(thresholds(scores, step, cfg.shrink_rate)))
         step += epoch >= cfg.warmup_epoch
-        model.train()
+        model.train(len(raw) > 0)  # a rank may have no share of a small last batch, and steps with the others all the same
         with autocast:
-            raw_errors, flow_errors = model.errors(raw, flow)  # (B,) each
-        loss = weighted_loss(raw_errors, weights, raw[0].numel())
+            raw_errors, flow_errors = errors(network(raw), raw, flow)  # (b,) each
+        loss = weighted_loss(raw_errors, weights[own], raw.shape[1:].numel(), whole)
         if flow is not None:
-            loss = cfg.lambda_raw * loss + cfg.lambda_of * weighted_loss(flow_errors, weights, flow[0].numel())
+            flow_loss = weighted_loss(flow_errors, weights[own], flow.shape[1:].numel(), whole)
+            loss = cfg.lambda_raw * loss + cfg.lambda_of * flow_loss
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss * ranks.WORLD).backward()  # gradients are averaged over the ranks
         optimizer.step()
-        all_weights.append(torch.ones_like(raw_errors) if weights is None else weights)
-        sums = sums + torch.stack([loss.detach() * len(raw), raw_errors.detach().sum()]).double()  # nothing waits for it
-        count += len(raw)
-        tick(len(raw))
+        all_weights.append(weights)
+        sums = sums.to(raw.device) + torch.stack([loss.detach() * whole, raw_errors.detach().sum()]).double()  # no waiting
+        count += whole
+        tick(whole)
+    ranks.take_buffers(model)
     all_weights = torch.cat(all_weights)
     full, none = ((all_weights == value).double().mean().item() for value in (1, 0))
-    loss, score = (sums / count).tolist()
+    loss, score = (ranks.total(sums) / count).tolist()
     low, high = torch.stack(limits).nanmean(dim=0).tolist() if limits else ("", "")  # a batch of one has none
     return {"loss": loss, "score": score, "threshold_1": low, "threshold_2": high,
             "weight_1": full, "weight_between": 1 - full - none, "weight_0": none}, all_weights, step

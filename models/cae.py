@@ -98,14 +98,19 @@ class ReconCAE(nn.Module):
 
         raw (B, 3T, P, P) in 0..1, flow (B, 2T, P, P) -> (B,) of the raw cubes, (B,) of the flow cubes or None.
         """
-        raw_out, flow_out = self(raw)
-        return squared_error(raw_out, raw), squared_error(flow_out, flow) if self.use_flow else None
+        return errors(self(raw), raw, flow)
 
     def raw_errors(self, raw):
         """(B, 3T, P, P) -> (B,): the raw cubes' losses alone, which is all that self-paced weights need."""
         return squared_error(self.raw_ae(raw), raw)
 
 
+def errors(outputs, raw, flow):
+    """Losses (B,), (B,) or None of a network's outputs (raw, flow or None)."""
+    return squared_error(outputs[0], raw), None if outputs[1] is None else squared_error(outputs[1], flow)
+
+
 def squared_error(output, target):
-    """(B, C, P, P) twice -> (B,) float32 sums of squared differences."""
-    return (output.float() - target.float()).square().sum(dim=(1, 2, 3), dtype=torch.float32)
+    """(B, C, P, P) twice -> (B,) sums of squared differences, in float32 or better."""
+    exact = torch.promote_types(output.dtype, torch.float32)
+    return (output.to(exact) - target.to(exact)).square().sum(dim=(1, 2, 3))

@@ -40,11 +40,12 @@ def self_paced_weights(scores, step, shrink_rate, sp_mode):
     raise ValueError(f"sp_mode must be one of {', '.join(SP_MODES)}, not {sp_mode!r}")
 
 
-def weighted_loss(scores, weights, values):
+def weighted_loss(scores, weights, values, batch=None):
     """Mean loss per value of the cubes, each cube by its weight: sum(w * s) / (B * values).
 
-    scores: (B,) losses; weights: (B,) or None for all 1; values: numbers in one cube (channels * P * P).
+    scores: (B,) losses; weights: (B,) or None for all 1; values: numbers in one cube (channels * P * P); batch: cubes of the
+    whole batch, where these are a part of it.
     The division is by the batch size, not by the sum of the weights, so a batch with few trusted cubes moves little.
     """
     total = scores.sum() if weights is None else (weights * scores).sum()
-    return total / (len(scores) * values)
+    return total / ((batch or len(scores)) * values)

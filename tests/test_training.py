@@ -12,6 +12,7 @@ from models.cae import ReconCAE
 from models.checkpoint import load_models
 from models.spr import self_paced_weights
 from train import train_epoch
+from utils.cubes import Batch
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_training_trajectory(golden, forward, name):
     losses, step = [], 0
     for epoch in range(int(epochs)):
         for rows in torch.arange(30).split(12):
-            batch = [(forward.raw[rows], forward.flow[rows] if use_flow else None)]
+            batch = [Batch(forward.raw[rows], forward.flow[rows] if use_flow else None, len(rows))]
             stats, _, step = train_epoch(model, optimizer, batch, epoch, step, contextlib.nullcontext(), cfg)
             losses.append(stats["loss"])
     log = data[f"{name}_log"]

@@ -1,12 +1,21 @@
 """The cubes of a mode, mapped from their files and turned into batches of network input on the device."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from utils import files
+from utils import files, ranks
 from utils.errors import UserError
+
+
+class Batch(NamedTuple):
+    """Cubes as network input: all of a batch, or this rank's share of it."""
+
+    raw: torch.Tensor  # (b, 3T, P, P) float32 in 0..1
+    flow: torch.Tensor  # (b, 2T, P, P) float32 or None
+    count: int  # cubes of the whole batch
 
 
 class Cubes:
@@ -53,10 +62,12 @@ class BlockCubes:
         """(n,) positions: the cubes' random order in an epoch."""
         return np.random.default_rng(self.seed_of(epoch)).permutation(len(self))
 
-    def shuffled(self, epoch):
-        """The epoch's batches, one after another."""
+    def shuffled(self, epoch, whole=False):
+        """The epoch's batches, one after another; of each this rank's share, or the whole."""
         rows = self.rows[self.order(epoch)]
-        return (self.all.batch(rows[i:i + self.batch_size]) for i in range(0, len(rows), self.batch_size))
+        for batch in (rows[i:i + self.batch_size] for i in range(0, len(rows), self.batch_size)):
+            own = slice(None) if whole else slice(*ranks.cut(len(batch))[ranks.RANK:][:2])
+            yield Batch(*self.all.batch(batch[own]), len(batch))
 
     def in_order(self, values, epoch):
         """Values (n,) that came batch by batch in an epoch, as the block's cubes lie."""
@@ -81,18 +92,19 @@ def _mapped(path, kind, of_frame, count):
 
 @torch.no_grad()
 def score(model, cubes, rows, batch_size, autocast, tick=lambda count: None):
-    """Every cube's reconstruction losses in eval mode.
+    """Every cube's reconstruction losses in eval mode; the ranks take whole batches in turn.
 
     model: a ReconCAE; cubes: Cubes; rows: (n,) row numbers; tick is told the number of cubes of each batch.
     Returns (n, 1) float32 of the raw losses, or (n, 2) of raw and flow losses.
     """
     model.eval()
-    scores = torch.empty(len(rows), 2 if model.use_flow else 1, device=cubes.device)
-    for start in range(0, len(rows), batch_size):
-        raw, flow = cubes.batch(rows[start:start + batch_size])
-        with autocast:
-            errors = model.errors(raw, flow)
-        for column, error in zip(scores[start:start + batch_size].T, errors):
-            column.copy_(error)
-        tick(len(raw))
-    return scores.cpu().numpy()
+    scores = torch.zeros(len(rows), 2 if model.use_flow else 1, device=cubes.device)
+    for number, start in enumerate(range(0, len(rows), batch_size)):
+        if number % ranks.WORLD == ranks.RANK:
+            raw, flow = cubes.batch(rows[start:start + batch_size])
+            with autocast:
+                errors = model.errors(raw, flow)
+            for column, error in zip(scores[start:start + batch_size].T, errors):
+                column.copy_(error)
+        tick(min(batch_size, len(rows) - start))
+    return ranks.total(scores).cpu().numpy()  # every score is one rank's, and 0 elsewhere

@@ -22,6 +22,8 @@ SUITE = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-contrib-python", "scikit-learn", "scipy")
 
 
+RANK = int(os.environ.get("RANK", 0))  # of the processes that torchrun started for one stage (utils/ranks.py)
+
 _at_work = []  # what a signal has to wait for, innermost last
 _told = []  # the signals that this process has got
 
@@ -29,12 +31,14 @@ _told = []  # the signals that this process has got
 def run(main):
     """Runs a script's main and exits: 0 when done, 2 with one line for a UserError, 130 or 143 when told to stop."""
     _told.clear()
+    if RANK:  # rank 0 alone tells what goes on
+        sys.stdout = open(os.devnull, "w")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}" if not RANK else f"error (rank {RANK}): {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
@@ -103,7 +107,7 @@ def progress(total, unit, what):
     """A progress bar with rate and time left; a line now and then where the output is no terminal."""
     terminal = sys.stderr.isatty()
     return tqdm(total=total, unit=unit, desc=what, smoothing=0.1, dynamic_ncols=terminal, unit_scale=False,
-                mininterval=0.2 if terminal else 30, file=sys.stderr)
+                mininterval=0.2 if terminal else 30, file=sys.stderr, disable=RANK > 0)
 
 
 @contextlib.contextmanager
@@ -142,7 +146,8 @@ def device_of(word):
     import torch
 
     if word == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        own = int(os.environ.get("LOCAL_RANK", 0))
+        return torch.device(f"cuda:{own}" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(word)
     except RuntimeError:

@@ -102,6 +102,8 @@ SETTINGS = {s.name: s for s in (
       identity=False),
     S("score_every", int, 0, "train", "also keep every cube's score after each N-th epoch, 0 for none", 0, 10 ** 6),
     S("seed", int, 0, "train", "fixes initial weights and the order of cubes", 0, 2 ** 63 - 1),
+    S("sync_bn", bool, False, "train",
+      "under torchrun on GPUs: batch norm over the whole batch (official: over each GPU's share of it)"),
     S("precision", ("fp32", "bf16"), "fp32", "train",
       "fp32, or bf16 by autocast (faster, nearly the same); scoring follows the model"),
     # 5 scoring

@@ -1,24 +1,35 @@
 #!/usr/bin/env python
-"""Run all stages in order, skipping what is done with the same settings and input.
+"""Run all stages in order, skipping what is done with the same settings and input, then write the report.
 
-    calc_optical_flow.py -> extract_bbox.py -> extract_stc.py -> train.py -> test.py
+    calc_optical_flow.py -> extract_bbox.py -> extract_stc.py -> train.py -> test.py -> python -m tools.report
 
 Every stage runs as a process of its own and looks for itself whether there is something to do; it says why. All flags of
 the stages are taken here and handed on to those that know them. A stage that fails ends the run with its exit code. The
 flow is left out where nothing reads it (--boxes_from without --use_flow).
+
+--model data/OTHER/MODE scores the videos with models that were trained on others: training is left out, and the settings
+that decide what a cube is (use_flow, patch_size, context_frame_num, context_of_num, border_mode) are the model's.
 """
 
+import os
 import sys
 import time
+from pathlib import Path
 
+from utils import record
 from utils.config import STAGES, SUITE, flow_is_read, parse_config, stage_takes
 from utils.record import SCRIPTS
 from utils.run import run, run_stage
+
+SHAPE = ("use_flow", "patch_size", "context_frame_num", "context_of_num", "border_mode")  # what a cube is
+REPORT = ("config", "data_root_dir", "results_dir", "device")  # what the report takes of the flags
 
 
 def main():
     cfg = parse_config(__doc__)
     words = flags_given(sys.argv[1:])
+    words += settings_of_model(cfg, {name for name, _ in words})
+    cfg = parse_config(__doc__, [word for _, pair in words for word in pair])
     started = time.monotonic()
     for stage in STAGES:
         if stage == "flow" and not flow_is_read(cfg):
@@ -27,13 +38,33 @@ def main():
         if stage == "train" and cfg.model:
             print(f"== train: skipped, scoring uses {cfg.model}", flush=True)
             continue
-        command = [SCRIPTS[stage], *(word for name, pair in words for word in pair if stage_takes(stage, name))]
-        print(f"== {stage}: python {' '.join(command)}", flush=True)
-        code = run_stage([sys.executable, str(SUITE / command[0]), *command[1:]])
-        if code:
-            print(f"== {stage} ended with exit code {code}; the same command goes on from there", file=sys.stderr)
-            sys.exit(code if code > 0 else 128 - code)
+        given = [word for name, pair in words for word in pair if stage_takes(stage, name)]
+        start(stage, [SCRIPTS[stage], *given], [str(SUITE / SCRIPTS[stage]), *given])
+    given = ["tools.report", cfg.dataset_name, cfg.mode, *(word for name, pair in words for word in pair if name in REPORT)]
+    start("report", ["-m", *given], ["-m", *given])
     print(f"== all stages done in {time.monotonic() - started:,.0f} s")
+
+
+def start(stage, shown, command):
+    """Runs a stage; ends this process with the stage's exit code if it fails."""
+    print(f"== {stage}: python {' '.join(shown)}", flush=True)
+    path = os.pathsep.join(filter(None, (str(SUITE), os.environ.get("PYTHONPATH"))))
+    code = run_stage([sys.executable, *command], env={**os.environ, "PYTHONPATH": path})
+    if code:
+        print(f"== {stage} ended with exit code {code}; the same command goes on from there", file=sys.stderr)
+        sys.exit(code if code > 0 else 128 - code)
+
+
+def settings_of_model(cfg, given):
+    """What a cube is for the models of --model, as flags like those of `flags_given`, where it is not said by a flag."""
+    trained, cubes = (record.load(Path(cfg.model or ".", name)) for name in ("train.json", "cubes.json"))
+    if not cfg.model or not trained or not cubes or trained["input"].get("cubes") != cubes["id"]:
+        return []
+    found = [(name, [f"--{name}", str(cubes["settings"][name]).lower()]) for name in SHAPE
+             if name not in given and cubes["settings"].get(name, getattr(cfg, name)) != getattr(cfg, name)]
+    if found:
+        print(f"== cubes as those of {cfg.model}: {' '.join(word for _, pair in found for word in pair)}", flush=True)
+    return found
 
 
 def flags_given(argv):

@@ -9,6 +9,7 @@ reads   data/D/MODE/bboxes.npy and cubes; the models there, or those of --model 
         (also of another mode or dataset), or an official D_model.npy with its training scores beside it
 writes  results/D/MODE/box_scores.npy (N,), frame_scores.npy (F,) before smoothing, labels.npy (F,)
         results/D/MODE/metrics.json: AUROC, EER, average precision, and what they were computed from
+        results/D/MODE/events.csv, events.json: where the score is above --event_z or among the --event_share highest
         results/D/MODE/frame_results.npz: curves under the official names
         results/D/MODE/roc.png, scores.png, cubes.png
 Without labels there are scores and no AUROC. Protocol of the one-class literature, outside the paper: train.py --mode
@@ -20,9 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from models.checkpoint import load_models
-from utils import files, metrics, plots, protocols, record
+from utils import events, files, metrics, plots, protocols, record
 from utils.config import dataset_of, parse_config
 from utils.cubes import Cubes, score
+from utils.datasets import rates
 from utils.errors import UserError
 from utils.labels import read_labels
 from utils.run import Clock, device_of, locked, precision_of, progress, run
@@ -41,6 +43,8 @@ def main():
     record.require_frames(dataset, boxes_made, folder / "bboxes.npy")
     if any(folder.glob("model_*.resume.pt")):
         print(f"note: {folder} holds a training that is not finished; the one before it is scored")
+    if cfg.model and (note := record.unlike(cfg.model, boxes_made)):
+        print(note)
     if cfg.verify:
         record.verify_cubes(folder, any(block.model.use_flow for block in models.blocks.values()))
         if not cfg.model:
@@ -55,6 +59,7 @@ def main():
         print(f"{results}: scores are {why}")
         if not done:
             evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wanted)
+        find_events(cfg, dataset, folder, results)
         if cfg.verify:
             record.verify(results / "test.json", {name: [results / name] for name in ("box_scores.npy", "metrics.json")})
     report(files.load_json(results / "metrics.json"), results)
@@ -86,7 +91,7 @@ def evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wante
     files.save_array(results / "frame_scores.npy", frame_scores)
     figures = {"auroc": None, "eer": None, "average_precision": None, "auroc_unsmoothed": None}
     abnormal = None if labels is None else labels[chosen]
-    for name in ("labels.npy", "frame_results.npz", "roc.png"):
+    for name in ("labels.npy", "frame_results.npz", "roc.png", "events.json"):
         (results / name).unlink(missing_ok=True)
     if abnormal is not None:
         files.save_array(results / "labels.npy", abnormal)
@@ -111,6 +116,22 @@ def evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wante
         "training_videos": sum(not video.testing for video in dataset.videos)})
     draw(cfg, dataset, results, cubes, boxes, box_scores, smooth, abnormal, figures)
     record.save(results / "test.json", wanted, clock())
+
+
+def find_events(cfg, dataset, folder, results):
+    """Writes events.csv from the scores that are there, so that another threshold costs nothing."""
+    frame_scores, box_scores = (files.load_array(results / f"{kind}_scores.npy") for kind in ("frame", "box"))
+    boxes, spans = files.load_array(folder / "bboxes.npy"), dataset.spans
+    smooth = events.curve(frame_scores, spans, cfg.window_size)
+    limit = events.threshold(smooth, cfg.event_z, cfg.event_share)
+    rows = events.highest_rows(box_scores, boxes, dataset.chosen)
+    found = events.find(smooth, limit, cfg.window_size, frame_scores, rows, boxes, spans)
+    rule = f"highest {cfg.event_share:.2%} of frames" if cfg.event_share else f"z-score {cfg.event_z:g}"
+    content = {"rule": rule, "threshold": limit, "count": len(found)}
+    there = all((results / name).is_file() for name in ("events.json", "events.csv"))
+    if not there or files.load_json(results / "events.json") != content:
+        events.save(results / "events.csv", found, dataset, spans, rates(dataset))
+        files.save_json(results / "events.json", content)
 
 
 def score_boxes(cfg, cubes, block, models, same_cubes):
@@ -183,6 +204,9 @@ def report(content, results):
               f"average precision {content['average_precision']:.2%}   "
               f"(AUROC without smoothing {content['auroc_unsmoothed']:.2%})")
         print("\n".join(protocols.lines(content["protocols"])))
+    found = files.load_json(results / "events.json")
+    print(f"{found['count']:,} events above {found['threshold']:.2f} ({found['rule']}): {results}/events.csv"
+          + ("" if found["count"] else "; for more take a lower --event_z, or --event_share 0.05"))
     print(f"wrote {results}/metrics.json, frame_scores.npy, scores.png and more")
 
 

@@ -1,5 +1,6 @@
 """Datasets as they lie under raw_datasets/: their videos, frames and windows of frames."""
 
+import csv
 import os
 import re
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from utils.errors import UserError
 
 RAW = Path("raw_datasets")
 IMAGES = {".tif", ".tiff", ".jpg", ".jpeg", ".png", ".bmp"}
-VIDEOS = {".avi", ".mp4", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".webm"}
+VIDEOS = {".avi", ".mp4", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".webm", ".flv", ".3gp", ".ts", ".mts", ".ogv"}
 
 
 class Layout(NamedTuple):
@@ -32,6 +33,7 @@ LAYOUTS = {
         (("training/videosFrame",), ("training/frames",), ("training/videos",)),
         (("Testing/frames_part1", "Testing/frames_part2"), ("testing/frames_part1", "testing/frames_part2"),
          ("testing/frames",), ("Testing/frames",)), "shanghaitech"),
+    "plain": Layout((("training",),), (("videos",),), "plain"),  # what tools.prepare_videos makes
 }
 
 # What differs between the datasets of the paper. min_area in pixels; totals: (videos, frames) as they are published.
@@ -95,6 +97,13 @@ class Dataset:
         return {video.name: video.frame_files() for video in self.videos}
 
 
+    @property
+    def spans(self):
+        """Where each video lies in `chosen`: list of (start, stop)."""
+        ends = np.cumsum([0, *(len(v.chosen) for v in self.videos)]).tolist()
+        return list(zip(ends[:-1], ends[1:]))
+
+
 def window(i, context, first, last, border_mode="hard"):
     """Numbers of the frames around frame i of a video whose frames are first..last: 2 * context + 1 of them.
 
@@ -117,6 +126,10 @@ def find(name, mode, layout, videos=frozenset(), limit_frames=0, frame_step=1, f
     root, layout = RAW / name, LAYOUTS[layout]
     if not root.is_dir():
         raise UserError(f"{root}: no such folder: put or link the dataset there (raw_datasets/README.md shows the layout)")
+    if layout.labels == "plain" and (root / "videos").is_dir():  # made of links, none of which may be passed over
+        for path in _listing(root / "videos"):
+            if path.is_symlink() and not path.exists():
+                raise UserError(f"{path}: links to {os.readlink(path)}, which is not there: put it back, or remove the link")
     found, notes = [], []
     for part, testing in (("train", False), ("test", True)):
         if mode in (part, "merge"):
@@ -193,6 +206,20 @@ def _video(path, testing):
     else:
         return None
     return Video(path.name if path.is_dir() else path.stem, path, frames, testing)
+
+
+def rates(dataset):
+    """Frames per second of each video, or None: of a file its own; of a folder of frames from raw_datasets/D/videos.csv."""
+    table, known = RAW / dataset.name / "videos.csv", {}
+    if table.is_file():
+        with open(table, newline="", encoding="utf-8") as file:
+            known = {row["video"]: row["fps"] for row in csv.DictReader(file)}
+    try:
+        found = [float(cv2.VideoCapture(str(v.path)).get(cv2.CAP_PROP_FPS) if v.is_file else known.get(v.name) or 0)
+                 for v in dataset.videos]
+    except (KeyError, ValueError):
+        raise UserError(f"{table}: must have columns video and fps, with numbers or nothing under fps") from None
+    return [rate if 0 < rate < 1000 else None for rate in found]
 
 
 def fingerprint(video):

@@ -191,10 +191,10 @@ def save_json(path, content):
         part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def save_csv(path, rows):
-    """Writes a list of dicts with the same keys as CSV, whole or not at all."""
+def save_csv(path, rows, columns=None):
+    """Writes a list of dicts with the same keys as CSV, whole or not at all; columns: those keys, where rows may be empty."""
     with whole(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer = csv.DictWriter(file, columns or rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

@@ -1,5 +1,6 @@
 """Ground truth: which frames of the testing videos are abnormal, matched to the videos by name."""
 
+import csv
 import re
 
 import cv2
@@ -80,7 +81,50 @@ def shanghaitech(root, testing):
     return vectors, f"frame labels {folder.relative_to(root)}/*.npy"
 
 
-READERS = {"ucsd": ucsd, "avenue": avenue, "shanghaitech": shanghaitech}
+def plain(root, testing):
+    """labels.csv: lines of video, first abnormal frame, last abnormal frame; a video without a line is normal."""
+    path = root / "labels.csv"
+    if not path.is_file():
+        return None, f"no labels: no file {path}"
+    ranges = read_ranges(path)
+    known = {entry.name if entry.is_dir() else entry.stem for entry in (root / "videos").iterdir()}
+    unknown = [name for name, _, _ in ranges if name not in known]
+    if unknown:
+        raise UserError(f"{path}: there is no video {unknown[0]} in {root / 'videos'}")
+    found = []
+    for video, _ in testing:
+        abnormal = np.zeros(len(video), bool)
+        for _, first, last in (line for line in ranges if line[0] == video.name):
+            if last > len(video):
+                raise UserError(f"{path}: frames {first} to {last} of video {video.name} do not fit its {len(video)} frames")
+            abnormal[first - 1:last] = True
+        found.append(abnormal)
+    return found, f"frame ranges {path.name}"
+
+
+def read_ranges(path):
+    """Lines of video, first frame, last frame (from 1, both inclusive) of a CSV file, with or without a header.
+
+    Returns a list of (name, first, last). Raises UserError that names the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    ranges = []
+    for number, row in enumerate(csv.reader(text.splitlines(), delimiter=delimiter), 1):
+        cells = [cell.strip() for cell in row]
+        if not any(cells) or number == 1 and not any(cell.isdecimal() for cell in cells[1:3]):
+            continue  # an empty line, or the header
+        if len(cells) < 3 or not (cells[1].isdecimal() and cells[2].isdecimal() and 1 <= int(cells[1]) <= int(cells[2])):
+            raise UserError(f"{path}: line {number} is {', '.join(cells)}: must be video, first frame, last frame, "
+                            "counted from 1 (a name with a comma in quotes)")
+        ranges.append((cells[0], int(cells[1]), int(cells[2])))
+    return ranges
+
+
+READERS = {"ucsd": ucsd, "avenue": avenue, "shanghaitech": shanghaitech, "plain": plain}
 
 
 def _mask_files(folder):
@@ -164,4 +208,8 @@ def _shanghaitech_masks(root, video, size):
     raise UserError(f"{root}/testing/test_pixel_mask/{video.name}.npy: not there, so there are no pixel masks")
 
 
-MASKS = {"ucsd": _ucsd_masks, "avenue": _avenue_masks, "shanghaitech": _shanghaitech_masks}
+def _no_masks(root, video, size):
+    raise UserError(f"{root}: labels.csv tells abnormal frames, not where in them: there are no pixel masks of {video.name}")
+
+
+MASKS = {"ucsd": _ucsd_masks, "avenue": _avenue_masks, "shanghaitech": _shanghaitech_masks, "plain": _no_masks}

@@ -131,6 +131,17 @@ def require(path, stage, what):
     return record
 
 
+def unlike(model, boxes_made):
+    """A line if the boxes that a folder's models were trained on were found in another way than these, else ""."""
+    theirs = load(Path(model, "boxes.json"))
+    if theirs is None:
+        return ""
+    changed = difference(*({"input": {}, "settings": {
+        **{key: made["settings"].get(key) for key in ("detector", "score_thr", "cover_thr", "motion_thr")},
+        "flow_method": (made["input"].get("flow") or {}).get("flow_method")}} for made in (theirs, boxes_made)))
+    return changed and f"note: {model} was trained on boxes that were found otherwise ({changed}): scores compare less well"
+
+
 def require_still(path, record):
     """Raises UserError if the record in `path` is no longer this one: it was read before its folder was locked."""
     if load(path) != record:

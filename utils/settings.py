@@ -109,6 +109,10 @@ SETTINGS = {s.name: s for s in (
     S("w_raw", float, 0.5, "test", "weight of the raw z-score (with use_flow)", 0),
     S("w_of", float, 1.0, "test", "weight of the flow z-score", 0),
     S("window_size", int, 10, "test", "frames of the moving average over the frame scores, 1 for none", 1, 10 ** 4),
+    S("event_z", float, 2.0, "test", "an event is where the score, averaged within its video, is above this z-score; of cubes "
+      "that were trained on a tenth cannot exceed 3, a fifth not 2", identity=False),
+    S("event_share", float, 0.0, "test", "an event is where the score is among this share of the highest (0: by --event_z)",
+      0, identity=False),
     # how it runs
     S("device", str, "auto", "flow boxes train test", "auto, cpu, or cuda:N", identity=False),
     S("num_workers", int, -1, "flow boxes cubes", "threads that read and prepare frames; -1: one per core, 0: none",

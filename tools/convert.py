@@ -1,0 +1,199 @@
+"""Exchange files with the official code and with projects that came from it, both ways.
+
+    python -m tools.convert boxes data/D/MODE/bboxes.npy D_MODE_bboxes.npy    ours -> one (n, 4) array per frame (pickled)
+    python -m tools.convert boxes D_MODE_bboxes.npy bboxes.npy                theirs -> ours, (N, 5) frame x1 y1 x2 y2
+    python -m tools.convert boxes data/D/MODE/bboxes.npy boxes.json           either -> COCO, and COCO -> ours
+    python -m tools.convert model data/D/MODE D_model.npy                     ours -> official, training scores beside it
+    python -m tools.convert model D_model.npy data/D/official                 official -> ours, for test.py --model
+    python -m tools.convert flow optical_flow/D official/optical_flow/D       ours -> official, float32
+    python -m tools.convert flow official/optical_flow/D optical_flow/D       official -> ours, with the records of the stage
+
+One (n, 4) array per frame is the form of the official code, VEC_VAD and hf2vad. To take such boxes straight into a run there
+is extract_bbox.py --boxes_from. Flow becomes float16, up to 0.05 % off, unless --flow_dtype float32 keeps it as it is.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fore_det.published import read_boxes
+from models.checkpoint import load_models, scores_file
+from utils import exchange, files, frames, record
+from utils.config import dataset_of, parse_config
+from utils.errors import UserError
+from utils.run import progress, run, workers
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("boxes", "model", "flow"))
+    parser.add_argument("source", metavar="SOURCE", type=Path)
+    parser.add_argument("target", metavar="TARGET", type=Path)
+    parser.add_argument("--flow_dtype", choices=("float16", "float32"), default="float16", help="(default: float16)")
+    parser.add_argument("--frames", type=int, help="number of frames, where a file of (N, 5) rows stands alone "
+                        "(default: up to the last box)")
+    args = parser.parse_args()
+    if not args.source.exists():
+        raise UserError(f"{args.source}: no such file or folder")
+    if args.target.exists() and (args.target.is_file() or any(args.target.iterdir())):
+        raise UserError(f"{args.target}: is there already: remove it, or give another place")
+    {"boxes": convert_boxes, "model": convert_model, "flow": convert_flow}[args.what](args)
+
+
+def convert_boxes(args):
+    """Ours to theirs, theirs to ours, and COCO by the suffix .json."""
+    rows, num_frames, ours = boxes_in(args.source, args.frames)
+    if args.target.suffix == ".json":
+        files.save_json(args.target, coco(rows, images(args.source, num_frames)))
+        form = "COCO"
+    elif ours:
+        ends = np.searchsorted(rows[:, 0], np.arange(num_frames + 1))
+        exchange.save_object_array(args.target, [rows[a:b, 1:] for a, b in zip(ends[:-1], ends[1:])])
+        form = "one (n, 4) array per frame"
+    else:
+        files.save_array(args.target, rows)
+        form = "(N, 5) rows"
+    print(f"wrote {args.target}: {len(rows):,} boxes in {num_frames:,} frames, {form}")
+
+
+def boxes_in(path, count=None):
+    """The rows (N, 5) in a file, the number of frames (count, where nothing else tells), and whether it is in our own form."""
+    if path.suffix == ".json":
+        content = files.load_json(path)
+        try:
+            place = {image["id"]: k for k, image in enumerate(content["images"])}
+            rows = [[place[one["image_id"]], *one["bbox"]] for one in content["annotations"]]
+            rows = np.array(rows, np.float64).reshape(-1, 5)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: is no COCO file with images and annotations ({type(error).__name__}: {error})") from None
+        rows[:, 3:] += rows[:, 1:3]  # x, y, width, height -> x1, y1, x2, y2
+        return rows[np.argsort(rows[:, 0], kind="stable")].astype(np.float32), len(content["images"]), False
+    array = files.load_object_array(path)
+    if array.ndim == 2 and array.shape[1] == 5:
+        made = record.load(path.with_name("boxes.json"))
+        last = int(array[:, 0].max()) + 1 if len(array) else 0
+        num_frames = made["num_frames"] if made and path.name == "bboxes.npy" else count or last
+        return read_boxes(path, num_frames), num_frames, True
+    return read_boxes(path, len(array)), len(array), False
+
+
+def images(path, num_frames):
+    """COCO's list of images: with names, sizes and videos where a record of the boxes lies beside them."""
+    made = record.load(path.with_name("boxes.json")) if path.name == "bboxes.npy" else None
+    if made is None:
+        return [{"id": i, "file_name": f"{i:06d}"} for i in range(num_frames)]
+    found = {i: {"id": i, "file_name": f"{i:06d}"} for i in range(made["num_frames"])}
+    files_of = names_of(path, made)
+    for (name, first, count), (height, width) in zip(made["videos"], made["sizes"]):
+        for t in range(count):
+            found[first + t] = {"id": first + t, "file_name": files_of.get(first + t, f"{name}/{t + 1:06d}"), "width": width,
+                                "height": height, "video": name, "frame": t + 1}
+    return list(found.values())
+
+
+def names_of(path, made):
+    """Number -> path of each frame below raw_datasets/D, where the dataset is at hand and has frames as files."""
+    try:
+        dataset = dataset_of(parse_config("", ["--dataset_name", path.parent.parent.name, "--mode", path.parent.name]))
+    except (UserError, SystemExit):
+        return {}
+    if [[v.name, v.first, len(v)] for v in dataset.videos] != made["videos"]:
+        return {}
+    return {v.first + t: "/".join([*v.path.parts[2:], name]) for v in dataset.videos if not v.is_file
+            for t, name in enumerate(v.frames)}
+
+
+def coco(rows, images):
+    """COCO's object detection format: bbox is x, y, width, height."""
+    known = {image["id"] for image in images}
+    annotations = [{"id": k, "image_id": int(frame), "category_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
+                   for k, (frame, x1, y1, x2, y2) in enumerate(rows.astype(np.float64).tolist(), 1) if int(frame) in known]
+    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "foreground"}]}
+
+
+def convert_model(args):
+    """A folder of ours to an official file with its training scores, or the other way."""
+    models = load_models(args.source)
+    if args.source.is_file():
+        to_ours(models, args.source, args.target)
+        return
+    kinds = ["raw", "of"] if any(block.model.use_flow for block in models.blocks.values()) else ["raw"]
+    paths = [scores_file(args.target, kind) for kind in kinds]
+    for path in paths:
+        if path.exists():
+            raise UserError(f"{path}: is there already: remove it, or give another place")
+    rows, columns = (range(count) for count in models.grid)
+    cells = [[models.blocks.get(row * models.grid[1] + column) for column in columns] for row in rows]
+    for k, path in enumerate(paths):
+        exchange.save_torch_arrays(path, [[np.float32([]) if cell is None else np.float32(cell.scores[:, k]) for cell in row]
+                                          for row in cells])
+    files.save_torch(args.target, [[[] if cell is None else [dict(cell.model.state_dict())] for cell in row] for row in cells])
+    print(f"wrote {args.target} and {', '.join(path.name for path in paths)}: {len(models.blocks)} blocks of "
+          f"{models.grid[0]}x{models.grid[1]}")
+
+
+def to_ours(models, source, folder):
+    """Writes models as train.py does, so that test.py --model takes the folder."""
+    first = next(iter(models.blocks.values())).model
+    made = {"stage": "train", "settings": {"h_block": models.grid[0], "w_block": models.grid[1], "precision": models.precision,
+                                           "use_flow": first.use_flow, "num_feature_root": first.raw_ae[7].conv.in_channels},
+            "input": {"cubes": None, "official": [source.name, files.size(source)]}}
+    made["id"] = record.digest(made)
+    names = []
+    for number, block in models.blocks.items():
+        place = divmod(number, models.grid[1])
+        names.append("model_{}_{}.pt".format(*place))
+        files.save_torch(folder / names[-1], {
+            **made, "block": list(place), "grid": list(models.grid), "model": block.model.state_dict(),
+            "scores": torch.from_numpy(np.float32(block.scores)), "score_mean": block.mean.tolist(),
+            "score_std": block.std.tolist()})
+    record.save(folder / "train.json", made, 0, models=names)
+    print(f"wrote {', '.join(names)} in {folder}; score with them: python test.py --dataset_name D --model {folder}")
+
+
+def convert_flow(args):
+    """Our flow to the official float32 files, or those to ours with the records that the next stages ask for."""
+    if any(args.source.rglob("flow.json")):
+        paths = sorted(args.source.rglob("*.npy"))
+        with progress(len(paths), "frame", "flow") as bar:
+            for path in paths:
+                files.save_array(args.target / path.relative_to(args.source), files.load_array(path).astype(np.float32))
+                bar.update()
+        print(f"wrote {len(paths):,} flow files below {args.target}, float32")
+        return
+    count = 0
+    for mode in ("train", "test"):
+        cfg = parse_config("", ["--dataset_name", args.target.name, "--mode", mode, "--flow_root_dir", str(args.target.parent),
+                                "--flow_method", "flownet2", "--flow_dtype", args.flow_dtype])
+        try:
+            dataset = dataset_of(cfg)
+        except UserError:
+            if mode == "test":  # the training videos are often not at hand
+                raise
+            continue
+        for video in dataset.videos:
+            folder = args.source / video.flow_folder.relative_to(args.target)
+            if folder.is_dir():
+                count += flow_of_video(cfg, video, folder)
+    if not count:
+        raise UserError(f"{args.source}: holds no flow of the videos of {args.target.name} (looked for the same folders as in "
+                        f"raw_datasets/{args.target.name})")
+    print(f"wrote {count:,} flow files below {args.target}, {args.flow_dtype}")
+
+
+def flow_of_video(cfg, video, folder):
+    """Takes over the flow of all frames of one video; returns their number."""
+    there = video.__class__(video.name, video.path, video.frames, video.testing, folder)
+    with progress(len(video), "frame", video.name) as bar:
+        for t, flow in enumerate(frames.load_flow(there, range(len(video)), frames.size_of(video), workers(-1))):
+            files.save_array(video.flow_file(t), flow.astype(cfg.flow_dtype))
+            bar.update()
+    record.save(video.flow_folder / "flow.json", record.wanted_flow(cfg, video, ["converted", 0]), 0)
+    return len(video)
+
+
+if __name__ == "__main__":
+    run(main)

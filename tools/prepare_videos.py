@@ -1,0 +1,188 @@
+"""Make a dataset of your own videos: raw_datasets/NAME and configs/NAME.cfg.
+
+    python -m tools.prepare_videos NAME FILES_OR_FOLDERS... [--labels FILE.csv] [--fps F] [--long_side PIXELS]
+    python run_pipeline.py --dataset_name NAME --mode test
+
+A video is a file that OpenCV reads, or a folder of frames (.png, .jpg, ...); other folders are searched for both.
+
+writes  raw_datasets/NAME/videos/       a link to each video that can be read in place, else its frames (.jpg)
+        raw_datasets/NAME/videos.csv    name, frames, size, frames per second, and where it came from
+        raw_datasets/NAME/labels.csv    with --labels
+        configs/NAME.cfg                settings by the rule below
+
+--labels: lines of video, first abnormal frame, last abnormal frame (counted from 1); a video without a line is normal.
+--fps F: frames per second to keep; a video that has more is thinned to them, a folder of frames is taken to have them.
+--long_side: larger frames are made smaller, which is faster: 640 is as large as the paper's data.
+
+The rule, from the smallest frame size (it gives the settings of the paper's datasets, within a factor of 3.4 in area):
+    min_area         a square with 1/16 of the short side, 8 pixels at least: 240x360 -> 15 * 15
+    detector_scale   608 where the long side is below 512 (small frames show small objects), else 320
+    h_block, w_block 1 x 1 at every size, as in three of the paper's four datasets: blocks need many cubes each. Where people
+                     near the camera are several times as tall as those far away, try h_block = 4, as for UCSDped1
+Without the weights of FlowNet2 or YOLOv3 the settings are flow_method = dis and detector = none, which need none.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import unicodedata
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from FlowNet2_src import methods
+from fore_det import detector
+from utils import datasets, files, frames
+from utils.errors import UserError
+from utils.labels import read_ranges
+from utils.run import locked, progress, run
+from utils.sources import find, with_names
+
+
+class Plan(NamedTuple):
+    kept: list  # numbers of the source's frames that are kept
+    rate: float | None  # frames per second afterwards
+    size: tuple  # (H, W) afterwards
+    how: str  # "link", "links" to each frame under a name that sorts, or "frames"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("paths", metavar="FILES_OR_FOLDERS", type=Path, nargs="+")
+    parser.add_argument("--labels", type=Path, metavar="FILE.csv")
+    parser.add_argument("--fps", type=float, metavar="F")
+    parser.add_argument("--long_side", type=int, metavar="PIXELS")
+    args = parser.parse_args()
+    root, config = datasets.RAW / args.name, Path("configs", f"{args.name}.cfg")
+    check(args, root, config)
+    sources = with_names(find(args.paths))
+    plans = [plan(source, args.fps, args.long_side) for source in sources]
+    ranges = labels(args.labels, sources, plans) if args.labels else None
+    with locked(datasets.RAW):
+        write(root, sources, plans, ranges)
+    settings = rule([plan.size for plan in plans])
+    with files.whole(config) as part:
+        part.write_text(settings, encoding="utf-8")
+    tell(args, root, config, sources, plans, settings)
+
+
+def check(args, root, config):
+    """Raises UserError where the words of the command line cannot be followed."""
+    if not re.fullmatch(r"\w[\w.-]*", args.name) or args.name in datasets.DATASETS:
+        raise UserError(f"NAME {args.name}: must be of letters, digits, - and _, and not one of {', '.join(datasets.DATASETS)}")
+    for path in (root, config):
+        if path.exists() or path.is_symlink():
+            raise UserError(f"{path}: is there already: take another NAME, or remove {root} and {config} first")
+    for key, low in (("fps", 0.01), ("long_side", 32)):
+        value = getattr(args, key)
+        if value is not None and not low <= value < 1e5:
+            raise UserError(f"--{key} {value:g}: must be {low:g} or more")
+
+
+def plan(source, fps, long_side):
+    """Which frames are kept and how they get into the dataset."""
+    rate = source.rate or (fps if source.frames else None)
+    step = max(1.0, rate / fps) if rate and fps and not source.frames else 1.0
+    kept = np.unique((np.arange(0, source.count, step) + 1e-6).astype(int)).tolist()
+    shrink = min(1.0, (long_side or 1e9) / max(source.size))
+    size = tuple(max(1, round(side * shrink)) for side in source.size)
+    readable = source.told == source.count and (source.frames or source.path.suffix.lower() in datasets.VIDEOS)
+    if shrink < 1 or len(kept) < source.count or not readable:
+        return Plan(kept, rate and rate / step, size, "frames")
+    return Plan(kept, rate, size, "link" if list(source.frames) == sorted(source.frames) else "links")
+
+
+def labels(path, sources, plans):
+    """The lines of the user's labels with the names and frame numbers of the dataset: list of dicts."""
+    names = {}
+    for source in sources:
+        for word in (source.name, source.path.name, source.path.stem, str(source.path)):
+            names.setdefault(unicodedata.normalize("NFC", word), set()).add(source.name)
+    lines, by_name = [], {source.name: (source, plan) for source, plan in zip(sources, plans)}
+    for given, first, last in read_ranges(path):
+        found = names.get(unicodedata.normalize("NFC", given), set())
+        if len(found) != 1:
+            known = "several videos have this name" if found else f"there is no such video; there are {', '.join(by_name)}"
+            raise UserError(f"{path}: video {given}: {known}")
+        source, plan = by_name[next(iter(found))]
+        if last > source.count:
+            raise UserError(f"{path}: frames {first} to {last} of {given}: the video has {source.count} frames")
+        inside = [k for k, number in enumerate(plan.kept, 1) if first <= number + 1 <= last]
+        if inside:
+            lines.append({"video": source.name, "first_frame": inside[0], "last_frame": inside[-1]})
+    return lines
+
+
+def write(root, sources, plans, ranges):
+    """Writes raw_datasets/NAME as a whole."""
+    part = root.with_name(root.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    (part / "videos").mkdir(parents=True)
+    for source, plan in zip(sources, plans):
+        place = part / "videos" / (source.name + (source.path.suffix if plan.how == "link" and not source.frames else ""))
+        if plan.how == "link":
+            place.symlink_to(source.path.resolve())
+        elif plan.how == "links":
+            place.mkdir()
+            for k, name in enumerate(source.frames, 1):
+                (place / f"{k:06d}{Path(name).suffix.lower()}").symlink_to((source.path / name).resolve())
+        else:
+            extract(source, plan, place)
+    files.save_csv(part / "videos.csv", [
+        {"video": source.name, "fps": "" if plan.rate is None else f"{plan.rate:g}", "frames": len(plan.kept),
+         "height": plan.size[0], "width": plan.size[1], "source": source.path.resolve()}
+        for source, plan in zip(sources, plans)])
+    if ranges is not None:
+        files.save_csv(part / "labels.csv", ranges, ("video", "first_frame", "last_frame"))
+    os.rename(part, root)
+
+
+def extract(source, plan, place):
+    """Writes the kept frames as .jpg, made smaller where that is wanted."""
+    place.mkdir()
+    video = datasets.Video(source.name, source.path, source.frames or ("",) * source.count, True)
+    with progress(len(plan.kept), "frame", source.name) as bar:
+        for k, frame in enumerate(frames.load(video, plan.kept, 2), 1):
+            if frame.shape[:2] != plan.size:
+                frame = cv2.resize(frame, plan.size[::-1], interpolation=cv2.INTER_AREA)
+            with files.whole(place / f"{k:06d}.jpg") as part:
+                part.write_bytes(cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+            bar.update()
+
+
+def rule(sizes):
+    """The text of the config file for frames of these sizes (H, W); the rule stands in this file's docstring."""
+    height, width = min(sizes, key=min)
+    side = max(8, round(min(height, width) / 16))
+    flow = methods.FLOWNET2_WEIGHTS.is_file()
+    scale = 608 if max(height, width) < 512 else 320
+    objects = (detector.CHECKPOINTS / detector.YOLOV3[scale]).is_file()
+    return "\n".join([
+        f"# Own videos; settings by the rule of tools/prepare_videos.py for frames of {height}x{width} (height x width).", "",
+        "[dataset]", "layout = plain", f"min_area = {side * side}", f"detector_scale = {scale}", "",
+        "[data_parameters]", "h_block = 1", "w_block = 1",
+        "flow_method = flownet2" if flow else "flow_method = dis    ; the weights of FlowNet2 are not here",
+        "detector = yolov3" if objects else "detector = none      ; the weights of YOLOv3 are not here", ""])
+
+
+def tell(args, root, config, sources, plans, settings):
+    """The lines a user reads."""
+    for source, plan in zip(sources, plans):
+        how = {"link": "a link", "links": "links to its frames", "frames": "frames written as .jpg"}[plan.how]
+        rate = f"{plan.rate:g} fps" if plan.rate else "fps unknown"
+        print(f"  {source.name}: {len(plan.kept):,} frames of {plan.size[0]}x{plan.size[1]}, {rate}; {how}")
+    print(f"wrote {root}: {len(sources)} videos, {sum(len(plan.kept) for plan in plans):,} frames, "
+          f"{'with' if args.labels else 'without'} labels; and {config}: "
+          + ", ".join(line.partition("  ")[0].replace(" = ", " ") for line in settings.splitlines() if " = " in line))
+    if "are not here" in settings:
+        print("note: without published weights flow is by dis and boxes are around what moves; better: first "
+              f"python -m tools.download_weights, then remove {root} and {config} and prepare again")
+    print(f"next: python run_pipeline.py --dataset_name {args.name} --mode test")
+
+
+if __name__ == "__main__":
+    run(main)

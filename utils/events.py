@@ -1,0 +1,98 @@
+"""Events: the stretches of a video whose score is above a threshold, each with its peak and the box there."""
+
+import numpy as np
+
+from utils.files import save_csv
+from utils.metrics import NO_BOX
+
+COLUMNS = ("video", "first_frame", "last_frame", "peak_frame", "peak_score", "x1", "y1", "x2", "y2",
+           "first_second", "last_second")
+
+
+def curve(frame_scores, spans, window_size):
+    """The frame scores averaged over window_size frames, each video by itself: what events and pictures are taken from.
+
+    frame_scores: (S,) of all videos in a row; spans: (start, stop) of each video in it. Unlike the official moving
+    average, the window ends where the video ends, and a frame without boxes counts as 0 (the average training cube)
+    in place of -20, so that one missed box does not split an event. Returns (S,) float64.
+    """
+    scores = np.where(frame_scores <= NO_BOX, 0, frame_scores).astype(np.float64)
+    smooth = np.empty_like(scores)
+    for start, stop in spans:
+        sums = np.concatenate([[0], np.cumsum(scores[start:stop])])
+        place = np.arange(stop - start)
+        low = np.maximum(place - window_size // 2, 0)  # i-5 .. i+4 for window_size 10, as in utils.metrics
+        high = np.minimum(place + (window_size + 1) // 2, stop - start)
+        smooth[start:stop] = (sums[high] - sums[low]) / (high - low)
+    return smooth
+
+
+def threshold(scores, z, share):
+    """The score that an event exceeds: z, or with share > 0 the score that this share of all frames exceeds."""
+    return float(np.quantile(scores, 1 - share)) if share > 0 else float(z)
+
+
+def runs(flags, spans):
+    """Stretches of True that don't cross the spans' borders: list of (start, stop)."""
+    found = []
+    for start, stop in spans:
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], flags[start:stop], [False]]).astype(np.int8)))
+        found += [(int(start + a), int(start + b)) for a, b in edges.reshape(-1, 2)]
+    return found
+
+
+def joined(stretches, gap, spans):
+    """The same stretches, those of a video that are fewer than `gap` frames apart made one."""
+    starts, found = [start for start, _ in spans], []
+    for start, stop in stretches:
+        near = found and start - found[-1][1] < gap
+        if near and np.searchsorted(starts, start, "right") == np.searchsorted(starts, found[-1][0], "right"):
+            found[-1] = (found[-1][0], stop)
+        else:
+            found.append((start, stop))
+    return found
+
+
+def highest_rows(box_scores, boxes, numbers):
+    """The row of the highest box of each frame, -1 where it has none.
+
+    box_scores: (N,); boxes: (N, 5) sorted by frame; numbers: (S,) frame numbers, ascending. Returns (S,) int64.
+    """
+    frame = boxes[:, 0].astype(np.int64)
+    order = np.lexsort((box_scores, frame))  # by frame, the highest score last
+    last = np.searchsorted(frame[order], numbers, "right") - 1
+    there = last >= 0
+    there[there] = frame[order[last[there]]] == np.asarray(numbers)[there]
+    return np.where(there, order[last], -1)
+
+
+def find(scores, limit, gap, frame_scores, rows, boxes, spans):
+    """The events in order: where the averaged scores are above the limit, with gaps of fewer than `gap` frames closed.
+
+    scores: (S,) averaged, see `curve`; frame_scores: (S,) before; rows: (S,) the highest box of each frame; boxes: (N, 5);
+    spans: (start, stop) of each video in S. Returns dicts of start, stop (indices into S), video (position), score (the
+    highest averaged score), peak (index of the frame with the highest box) and box (that one, x1 y1 x2 y2, or None).
+    """
+    starts, found = [start for start, _ in spans], []
+    for start, stop in joined(runs(scores > limit, spans), gap, spans):
+        peak = start + int(np.argmax(frame_scores[start:stop]))
+        found.append({"start": start, "stop": stop, "video": int(np.searchsorted(starts, start, "right")) - 1,
+                      "score": float(scores[start:stop].max()), "peak": peak,
+                      "box": boxes[rows[peak], 1:].tolist() if rows[peak] >= 0 else None})
+    return found
+
+
+def save(path, events, dataset, spans, rates):
+    """Writes events.csv: frames counted from 1 within their video, seconds from 0 where its rate is known; peak_score is
+    the highest averaged score, peak_frame the frame with the highest box, which is the box given.
+
+    rates: frames per second of each video, or None.
+    """
+    rows = []
+    for event in events:
+        video, rate, (start, _) = dataset.videos[event["video"]], rates[event["video"]], spans[event["video"]]
+        first, last, peak = (video.chosen[i - start] + 1 for i in (event["start"], event["stop"] - 1, event["peak"]))
+        box = [round(side, 1) for side in event["box"]] if event["box"] else [""] * 4
+        seconds = [round((first - 1) / rate, 2), round(last / rate, 2)] if rate else ["", ""]
+        rows.append(dict(zip(COLUMNS, [video.name, first, last, peak, round(event["score"], 3), *box, *seconds])))
+    save_csv(path, rows, COLUMNS)

@@ -1,0 +1,89 @@
+"""Videos as users have them: files and folders of frames, of any names, anywhere."""
+
+import re
+import unicodedata
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+
+from utils import frames
+from utils.datasets import IMAGES, VIDEOS, Video
+from utils.errors import UserError
+from utils.run import progress
+
+
+class Source(NamedTuple):
+    path: Path
+    name: str  # of the video in the dataset
+    frames: tuple  # file names in natural order, or () of a video file
+    count: int  # frames that can be read
+    told: int  # frames that the file says it has
+    size: tuple  # (H, W)
+    rate: float | None  # frames per second
+
+
+def find(paths):
+    """The videos in files and folders, as sources that still bear their own names, behind those of the folders they were
+    found in: b/c.mp4 in folder a is b_c. Raises UserError where there is none.
+    """
+    found = []
+    for given in paths:
+        if not given.exists():
+            raise UserError(f"{given}: no such file or folder")
+        entries = [given] if given.is_file() else [given, *sorted(
+            (p for p in given.rglob("*") if not any(part.startswith(".") for part in p.relative_to(given).parts)), key=natural)]
+        here = [source._replace(name="_".join([*path.relative_to(given).parts[:-1], source.name]))
+                for path in entries if (source := inspect(path, given.is_file()))]
+        if not here:
+            raise UserError(f"{given}: no videos and no frames in it (videos: {', '.join(sorted(VIDEOS))}; "
+                            f"frames: {', '.join(sorted(IMAGES))})")
+        found += here
+    return list({source.path.resolve(): source for source in found}.values())
+
+
+def natural(path):
+    """A key that sorts frame 2 before frame 10."""
+    return [(int(part), part) if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+
+
+def inspect(path, named):
+    """The Source at a path, or None where there is none; named: whether the user named this very file."""
+    if path.is_dir():
+        images = tuple(sorted((e.name for e in path.iterdir() if e.suffix.lower() in IMAGES
+                               and not e.name.startswith(".") and e.is_file()), key=natural))
+        if not images:
+            return None
+        size = frames.size_of(Video(path.name, path, images[:1], True))
+        return Source(path, path.resolve().name, images, len(images), len(images), size, None)
+    if path.suffix.lower() in IMAGES or path.suffix.lower() not in VIDEOS and not named:
+        if named:
+            raise UserError(f"{path}: is one picture: give the folder of a video's frames, or a video file")
+        return None
+    capture, count = cv2.VideoCapture(str(path)), 0
+    told = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+    ok, frame = capture.read()
+    if not ok:
+        raise UserError(f"{path}: OpenCV cannot read this as a video: convert it, for example to .mp4, or leave it out")
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    with progress(told, "frame", path.name) as bar:  # the number that a file tells is often wrong, so they are counted
+        while ok:
+            count, ok = count + 1, capture.grab()
+            bar.update()
+    return Source(path, path.stem, (), count, told, frame.shape[:2], rate if 0 < rate < 1000 else None)
+
+
+def with_names(sources):
+    """Gives each source a name of its own that every stage can use as a file's name."""
+    taken, named = set(), []
+    for source in sources:
+        base = name = re.sub(r"[%/\\\x00-\x1f]", "_", unicodedata.normalize("NFC", source.name)).lstrip(".") or "video"
+        k = 1
+        while name in taken:
+            k += 1
+            name = f"{base}-{k}"
+        if name != source.name:
+            print(f"note: {source.path} is named {name} here")
+        taken.add(name)
+        named.append(source._replace(name=name))
+    return named

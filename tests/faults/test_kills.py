@@ -44,15 +44,16 @@ def test_every_write_and_rename_interrupted_once(made, name, tmp_path, long, cou
 @pytest.mark.parametrize("name", rows(ROWS, ("boxes", "cubes")))
 def test_killed_at_random_moments(made, name, tmp_path, long, count):
     """Up to three kills in a row before it may end: 50 kills of each row that met it at work, 350 in all."""
-    rng, kills, number = random.Random(f"kill {name}"), 0, 0
+    rng, kills, number, window = random.Random(f"kill {name}"), 0, 0, made(name).seconds
     while kills < (50 if long else 2):
         folder = shutil.copytree(made(name).start, tmp_path / str(number))
         for _ in range(3):
             at_work = Run(folder, ROWS[name][0], *ROWS[name][1])
-            at_work.process.join(rng.uniform(0, made(name).seconds))
+            at_work.process.join(rng.uniform(0, window))
             at_work.kill()
             killed = at_work.end().code < 0
             kills += killed
+            window *= 1 if killed else 0.9  # it was measured while the machine had more to do
             count(name, "killed at a random moment" if killed else "was done before the kill")
             if name in STAGES:
                 whole_or_not_there(folder, made, name)

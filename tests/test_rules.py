@@ -81,3 +81,11 @@ def test_config_typos_are_named(tmp_path, monkeypatch, text, message):
     (tmp_path / "typo.cfg").write_text(text)
     with pytest.raises(UserError, match=re.escape(message)):
         parse_config("", ["--dataset_name", "UCSDped2", "--config", "typo.cfg"])
+
+
+def test_the_tree_names_every_file():
+    tree = (SUITE / "tree.txt").read_text(encoding="utf-8")
+    files = [p for pattern in ("*.py", *(f"{name}/*.py" for name in (*PACKAGES, "tools", "benchmarks", "tests")), "docs/*",
+                               "experiments/*.cfg", "configs/*.cfg", "tools/*.html") for p in SUITE.glob(pattern)]
+    missing = [str(p.relative_to(SUITE)) for p in files if p.name != "__init__.py" and p.name not in tree]
+    assert not missing

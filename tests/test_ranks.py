@@ -19,9 +19,9 @@ NAME = ["--dataset_name", "UCSDped2"]
 
 def torchrun(*command, processes=2):
     """Starts a script under torchrun."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *map(str, command)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    return subprocess.Popen([*start, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"})
 
 
 def finished(process):
@@ -125,6 +125,8 @@ def test_a_rank_that_dies_ends_the_run_and_it_goes_on(tree):
     os.kill(int(found.stdout.split()[-1]), signal.SIGKILL)
     process.communicate(timeout=60)
     assert process.returncode != 0 and not (data / "train.json").is_file()
+    refused = torchrun(*words, "--sync_bn", "true")
+    assert "on GPUs alone" in refused.communicate(timeout=240)[1] and refused.returncode != 0
     out = finished(torchrun(*words))
     assert "going on after epoch" in out and out.count("wrote model_0_0.pt") == 1
     finished(torchrun(SUITE / "test.py", *NAME))

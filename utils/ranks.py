@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import os
 
+from utils.errors import UserError
 from utils.run import RANK, locked
 
 WORLD = int(os.environ.get("WORLD_SIZE", 1))
@@ -97,11 +98,14 @@ def network_of(model, sync_bn=False):
     """The model as it is trained: wrapped so that all ranks step alike, on the mean of their gradients.
 
     Batch norm's statistics are each rank's own, as in the official DataParallel; with sync_bn those of the whole batch.
+    Raises UserError where that cannot be done.
     """
     if WORLD == 1:
         return model
     from torch import nn
 
+    if sync_bn and not next(model.parameters()).is_cuda:
+        raise UserError("--sync_bn true: torch has batch norm over several processes on GPUs alone")
     if sync_bn:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     devices = [next(model.parameters()).device] if next(model.parameters()).is_cuda else None

@@ -51,6 +51,7 @@ keep_epochs = 2
 average_last = 0, 2
 """
 STAGES = list(ROWS)[:5]
+NOT_COMPARED = (".lock", "run.log", "table.md", "report.html")  # they tell seconds; what else they tell is in other files
 
 
 def rows(names, short):
@@ -130,14 +131,14 @@ def _run_script(script):
 class _Forked:
     """Stands in for subprocess.Popen where a stage is started: it is forked, not started with imports of its own."""
 
-    def __init__(self, command, stdout=None, stderr=None):
+    def __init__(self, command, stdout=None, stderr=None, env=None):
         self.pid = os.fork()
         if not self.pid:
             for number, file in ((1, stdout), (2, stderr)):
                 os.dup2(file.fileno() if file else number, number)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
-            sys.argv = [Path(command[1]).name, *command[2:]]
+            sys.argv = command[2:] if command[1] == "-m" else [Path(command[1]).name, *command[2:]]
             _run_script(sys.argv[0])
 
     def wait(self):
@@ -213,7 +214,7 @@ def outputs(folder):
     """
     found = {}
     for path in sorted(p for top in ("optical_flow", "data", "results", "grid") for p in Path(folder, top).rglob("*")):
-        if path.is_file() and path.name not in (".lock", "run.log", "table.md"):  # the table has seconds; table.csv is the same
+        if path.is_file() and path.name not in NOT_COMPARED:
             found[str(path.relative_to(folder))] = hashlib.sha256(_essence(path)).hexdigest()
     return found
 
@@ -224,8 +225,8 @@ def _essence(path):
         return json.dumps({k: v for k, v in content.items() if k not in ("seconds", "check")}, sort_keys=True).encode()
     if path.suffix == ".csv":
         rows = [line.split(",") for line in path.read_text().splitlines()]
-        column = rows[0].index("seconds")
-        return json.dumps([row[:column] + row[column + 1:] for row in rows]).encode()
+        kept = [i for i, column in enumerate(rows[0]) if column != "seconds"]
+        return json.dumps([[row[i] for i in kept] for row in rows]).encode()
     if path.suffix == ".pt":
         import torch
 

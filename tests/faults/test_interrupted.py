@@ -29,10 +29,14 @@ class Slow:
 
 
 def at_work(folder, name, path):
-    """A slowed run, once `path` is there."""
+    """A slowed run, once `path` is there, anew where an earlier run has left it."""
+    path = Path(folder, path)
+    before = path.stat().st_mtime_ns if path.exists() else None
     running = Run(folder, ROWS[name][0], *ROWS[name][1], fault=Slow())
     until = time.monotonic() + 60
-    while not Path(folder, path).exists() and running.process.is_alive() and time.monotonic() < until:
+    while running.process.is_alive() and time.monotonic() < until:
+        if path.exists() and path.stat().st_mtime_ns != before:
+            break
         time.sleep(0.01)
     time.sleep(0.1)
     return running

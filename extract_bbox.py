@@ -112,6 +112,7 @@ def join(dataset, folder, wanted, clock, repeated):
                         "--score_thr, or take boxes from elsewhere with --boxes_from")
     (folder / "boxes.json").unlink(missing_ok=True)  # until the last line the boxes are not valid
     files.save_array(folder / "bboxes.npy", boxes)
+    warn_of_noise(dataset, sizes, boxes)
     if repeated:
         print(f"warning: {len(repeated):,} frames are damaged, the ones before stand in")
     if dropped:
@@ -119,6 +120,20 @@ def join(dataset, folder, wanted, clock, repeated):
     record.save(folder / "boxes.json", wanted, clock(), boxes=len(boxes), dropped=dropped, num_frames=dataset.num_frames,
                 sizes=sizes, videos=[[v.name, v.first, len(v)] for v in dataset.videos], notes=dataset.notes)
     print(f"wrote {folder / 'bboxes.npy'}: {len(boxes):,} boxes in {len(dataset.chosen):,} frames, {clock():,.0f} s")
+
+
+def warn_of_noise(dataset, sizes, boxes):
+    """Names the videos in which a single box covers nearly the whole image in many frames."""
+    noisy = []
+    for video, (height, width) in zip(dataset.videos, sizes):
+        own = boxes[slice(*np.searchsorted(boxes[:, 0], (video.first, video.first + len(video))))]
+        covers = (own[:, 3] - own[:, 1]) * (own[:, 4] - own[:, 2]) > 0.8 * height * width
+        if len(np.unique(own[covers, 0])) > 0.2 * len(video.chosen):
+            noisy.append(video.name)
+    if noisy:
+        print(f"warning: {', '.join(noisy)}: in more than a fifth of the frames one box covers nearly the whole image, so that "
+              "single objects will hardly show: noise or a moving camera is taken for motion; a higher --motion_thr (4, 16) "
+              "or smaller frames (tools.prepare_videos --long_side) may help")
 
 
 def source_of_boxes(cfg, dataset, repeated):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from utils import record
 from utils.config import STAGES, SUITE, flow_is_read, parse_config, stage_takes
+from utils.errors import UserError
 from utils.record import SCRIPTS
 from utils.run import run, run_stage
 
@@ -28,6 +29,10 @@ REPORT = ("config", "data_root_dir", "results_dir", "device")  # what the report
 def main():
     cfg = parse_config(__doc__)
     words = flags_given(sys.argv[1:])
+    if cfg.model and not Path(cfg.model).exists():
+        there = [str(path.parent) for path in sorted(Path(cfg.data_root_dir).glob("*/*/train.json"))]
+        raise UserError(f"--model {cfg.model}: no such folder or file; trained models are in "
+                        f"{', '.join(there) or 'no folder yet'}")
     words += settings_of_model(cfg, {name for name, _ in words})
     cfg = parse_config(__doc__, [word for _, pair in words for word in pair])
     started = time.monotonic()
@@ -51,7 +56,8 @@ def start(stage, shown, command):
     path = os.pathsep.join(filter(None, (str(SUITE), os.environ.get("PYTHONPATH"))))
     code = run_stage([sys.executable, *command], env={**os.environ, "PYTHONPATH": path})
     if code:
-        print(f"== {stage} ended with exit code {code}; the same command goes on from there", file=sys.stderr)
+        then = "once that is mended, the same command goes on" if code == 2 else "the same command goes on"
+        print(f"== {stage} ended with exit code {code}; {then} from there", file=sys.stderr)
         sys.exit(code if code > 0 else 128 - code)
 
 

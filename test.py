@@ -129,7 +129,7 @@ def find_events(cfg, dataset, folder, results):
     smooth = events.curve(frame_scores, spans, cfg.window_size)
     limit = events.threshold(smooth, cfg.event_z, cfg.event_share)
     rows = events.highest_rows(box_scores, boxes, dataset.chosen)
-    found = events.find(smooth, limit, cfg.window_size, frame_scores, rows, boxes, spans)
+    found = events.find(smooth, limit, cfg.window_size, rows, boxes, spans)
     rule = f"highest {cfg.event_share:.2%} of frames" if cfg.event_share else f"z-score {cfg.event_z:g}"
     content = {"rule": rule, "threshold": limit, "count": len(found)}
     there = all((results / name).is_file() for name in ("events.json", "events.csv"))
@@ -209,7 +209,8 @@ def report(content, results):
               f"(AUROC without smoothing {content['auroc_unsmoothed']:.2%})")
         print("\n".join(protocols.lines(content["protocols"])))
     found = files.load_json(results / "events.json")
-    print(f"{found['count']:,} events above {found['threshold']:.2f} ({found['rule']}): {results}/events.csv"
+    print(f"{found['count']:,} event{'' if found['count'] == 1 else 's'} above {found['threshold']:.2f} ({found['rule']}): "
+          f"{results}/events.csv"
           + ("" if found["count"] else "; for more take a lower --event_z, or --event_share 0.05"))
     print(f"wrote {results}/metrics.json, frame_scores.npy, scores.png and more")
 

@@ -110,7 +110,7 @@ def test_events_are_what_the_scores_say(copy):
         here = boxes[:, 0] == peak
         inside = slice(first[row["video"]] + int(row["first_frame"]) - 1, first[row["video"]] + int(row["last_frame"]))
         assert float(row["peak_score"]) == pytest.approx(curve[inside].max(), abs=1e-3) and curve[inside].max() > limit
-        assert frame_scores[peak] == frame_scores[inside].max()
+        assert curve[peak] == curve[inside].max()
         box = boxes[here][np.argmax(box_scores[here]), 1:]
         np.testing.assert_allclose([float(row[k]) for k in ("x1", "y1", "x2", "y2")], box, atol=0.1)
         assert int(row["first_frame"]) <= int(row["peak_frame"]) <= int(row["last_frame"])

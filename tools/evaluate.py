@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils import bootstrap, epochs, files, frames, plots, protocols, regions
+from utils import bootstrap, epochs, files, frames, metrics, plots, protocols, regions
 from utils.config import dataset_of, parse_config
 from utils.errors import UserError
 from utils.labels import read_labels, read_masks
@@ -58,14 +58,17 @@ def main():
     scored = read_foreign(args.scores, args.boxes, dataset, cfg.window_size) if args.scores else read_own(results, folder)
     if args.training:
         return show_training(folder, results)
+    other = None
+    if args.against:
+        own = (args.against / "metrics.json").is_file()
+        other = read_own(args.against, None) if own else read_foreign(args.against, None, dataset, cfg.window_size)
+        require_same(scored, other, args.against)
     rows = protocols.table(scored.frames, scored.window_size)
     videos = of_videos(scored)
     print("\n".join([*protocols.lines(rows), "", *video_lines(videos)]))
     if args.tracks or args.masks:
         show_regions(scored, dataset, args.tracks)
-    if args.against:
-        own = (args.against / "metrics.json").is_file()
-        other = read_own(args.against, None) if own else read_foreign(args.against, None, dataset, cfg.window_size)
+    if other:
         compare(scored, other, args.against)
     if not args.scores:
         files.save_csv(results / "protocols.csv", [{key: row.get(key, "") for key in rows[0]} for row in rows])
@@ -123,7 +126,8 @@ def numbers(path):
     try:
         found = files.load_array(path) if path.suffix == ".npy" else np.loadtxt(path, delimiter=",", ndmin=1)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: holds no column of numbers ({error})") from None
+        raise UserError(f"{path}: holds no column of numbers: wanted is one score per line, without a header, of all "
+                        f"frames in order of the videos ({error})") from None
     if found.ndim != 1 or not np.issubdtype(found.dtype, np.number) or not np.isfinite(found).all():
         raise UserError(f"{path}: must hold one finite score per frame, is {found.shape} of {found.dtype}")
     return found
@@ -172,25 +176,31 @@ def show_regions(scored, dataset, folder):
         print(f"{name.upper() + (' ' if folder else ' from masks ')}{protocols.figure(result, name, f'{name}_')}")
 
 
+def require_same(scored, other, path):
+    """Raises UserError if two methods' scores are not of the same frames."""
+    mine, theirs = scored.frames, other.frames
+    if not (np.array_equal(mine.labels, theirs.labels) and np.array_equal(mine.counts, theirs.counts)):
+        raise UserError(f"{path}: its {len(theirs.labels):,} frames and their labels are not the {len(mine.labels):,} of the "
+                        "first scores, so the two cannot be compared")
+
+
 def compare(scored, other, path):
     """Prints a paired bootstrap of two score files of the same frames: every resample of videos scores both."""
     mine, theirs = scored.frames, other.frames
-    if not (np.array_equal(mine.labels, theirs.labels) and np.array_equal(mine.counts, theirs.counts)):
-        raise UserError(f"{path}: its frames and labels are not those of the first scores, so the two cannot be compared")
     drawn = bootstrap.resamples(len(mine.counts))
     print(f"\nagainst {path}: first less second, over {len(drawn):,} resamples of the {len(mine.counts)} videos")
     for size in dict.fromkeys((scored.window_size, 1)):
         pair = [protocols.box_across(frames, size) for frames in (mine, theirs)]
-        once, many = ([bootstrap.resampled_figures(one.scores, one.labels, one.video, times) for one in pair]
-                      for times in (np.ones((1, len(mine.counts))), drawn))
-        words = f"moving average of {size}" if size > 1 else "no smoothing"
+        once = [list(metrics.evaluate(one.scores, one.labels).values()) for one in pair]
+        many = [bootstrap.resampled_figures(one.scores, one.labels, one.video, drawn) for one in pair]
+        words = f"average of {size}" if size > 1 else "no smoothing"
         for column, (name, sign) in enumerate((("AUROC", 1), ("EER", -1), ("average precision", 1))):
-            a, b = once[0][0, column], once[1][0, column]
+            a, b = once[0][column], once[1][column]
             difference = (many[0] - many[1])[:, column]
-            low, high = bootstrap.interval(a - b, difference, len(mine.counts), share=False)
+            low, high = np.clip(bootstrap.interval(a - b, difference, len(mine.counts), share=False), -1, 1)
             better = np.mean(sign * difference[np.isfinite(difference)] > 0)
-            print(f"{words}, {name:17}: {a:7.2%} and {b:7.2%}, difference {a - b:+.2%} [{low:+.2%}, {high:+.2%}], "
-                  f"first better in {better:.0%}")
+            print(f"{words + ', ' + name:31}: {a:7.2%} and {b:7.2%}, difference {a - b:+.2%} [{low:+.2%}, {high:+.2%}], "
+                  f"first better in {better:.0%} of them")
 
 
 def show_training(folder, results):

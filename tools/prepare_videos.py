@@ -77,6 +77,8 @@ def check(args, root, config):
     for path in (root, config):
         if path.exists() or path.is_symlink():
             raise UserError(f"{path}: is there already: take another NAME, or remove {root} and {config} first")
+    if args.labels:
+        read_ranges(args.labels)  # before the videos are read, which takes a while
     for key, low in (("fps", 0.01), ("long_side", 32)):
         value = getattr(args, key)
         if value is not None and not low <= value < 1e5:
@@ -181,7 +183,8 @@ def tell(args, root, config, sources, plans, settings):
     if "are not here" in settings:
         print("note: without published weights flow is by dis and boxes are around what moves; better: first "
               f"python -m tools.download_weights, then remove {root} and {config} and prepare again")
-    print(f"next: python run_pipeline.py --dataset_name {args.name} --mode test")
+    print(f"next: python run_pipeline.py --dataset_name {args.name} --mode test"
+          "   (with --model data/OTHER/test: by a trained model, without training)")
 
 
 if __name__ == "__main__":

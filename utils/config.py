@@ -2,6 +2,8 @@
 
 import argparse
 import configparser
+import difflib
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,8 +43,10 @@ def parse_config(description, argv=None, stages=STAGES):
     for setting in (s for s in given if s not in shown):
         print(f"note: --{setting.name} is for another stage ({setting.stages}); nothing here depends on it")
     if "layout" not in values:
-        raise UserError(f"dataset {name} is not known ({', '.join(DATASETS)}): describe your own in configs/{name}.cfg, "
-                        "section [dataset], with layout and min_area (raw_datasets/README.md)")
+        own = sorted(p.stem for p in Path("configs").glob("*.cfg") if p.stem not in DATASETS)
+        raise UserError(f"dataset {name} is not known; there are {', '.join([*DATASETS, *own])}. Your own videos: python -m "
+                        f"tools.prepare_videos {name} FILES; or describe it in configs/{name}.cfg, section [dataset], with "
+                        "layout and min_area (raw_datasets/README.md)")
     values |= {"dataset_name": name, "mode": flags["mode"], "config": str(path or "")}
     values |= {key: flags[key] for key in flags if key not in values}
     return _checked(SimpleNamespace(**values))
@@ -88,8 +92,22 @@ def stage_takes(stage, flag):
     return flag not in SETTINGS or stage in SETTINGS[flag].stages.split()
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells what is wrong in one line, and not all flags before it."""
+
+    def parse_args(self, words=None):
+        for word in sys.argv[1:] if words is None else words:
+            flag = word.partition("=")[0]
+            if flag.startswith("--") and len(flag) > 2 and flag not in self._option_string_actions:
+                raise UserError(f"{flag}: there is no such flag{_nearest(flag, self._option_string_actions, 'see --help')}")
+        return super().parse_args(words)
+
+    def error(self, message):
+        raise UserError(f"{message} (see --help)")
+
+
 def _parser(description, shown, stages):
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--dataset_name", required=True, metavar="D",
                         help=f"{', '.join(DATASETS)}, or your own, described in configs/D.cfg")
@@ -144,11 +162,9 @@ def _read_config(path):
     return values
 
 
-def _nearest(key, known):
-    import difflib
-
+def _nearest(key, known, otherwise=None):
     near = difflib.get_close_matches(key, known, 1)
-    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+    return f"; did you mean {near[0]}?" if near else f"; {otherwise or 'known: ' + ', '.join(known)}"
 
 
 def _value(setting, text, where):

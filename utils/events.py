@@ -66,25 +66,26 @@ def highest_rows(box_scores, boxes, numbers):
     return np.where(there, order[last], -1)
 
 
-def find(scores, limit, gap, frame_scores, rows, boxes, spans):
+def find(scores, limit, gap, rows, boxes, spans):
     """The events in order: where the averaged scores are above the limit, with gaps of fewer than `gap` frames closed.
 
-    scores: (S,) averaged, see `curve`; frame_scores: (S,) before; rows: (S,) the highest box of each frame; boxes: (N, 5);
-    spans: (start, stop) of each video in S. Returns dicts of start, stop (indices into S), video (position), score (the
-    highest averaged score), peak (index of the frame with the highest box) and box (that one, x1 y1 x2 y2, or None).
+    scores: (S,) averaged, see `curve`; rows: (S,) the highest box of each frame; boxes: (N, 5); spans: (start, stop) of each
+    video in S. Returns dicts of start, stop (indices into S), video (position), peak (index of the highest averaged score),
+    score (there) and box (the highest of that frame, or of the nearest one in the event that has any; x1 y1 x2 y2 or None).
     """
     starts, found = [start for start, _ in spans], []
     for start, stop in joined(runs(scores > limit, spans), gap, spans):
-        peak = start + int(np.argmax(frame_scores[start:stop]))
+        peak = start + int(np.argmax(scores[start:stop]))
+        near = min((i for i in range(start, stop) if rows[i] >= 0), key=lambda i: abs(i - peak), default=None)
         found.append({"start": start, "stop": stop, "video": int(np.searchsorted(starts, start, "right")) - 1,
-                      "score": float(scores[start:stop].max()), "peak": peak,
-                      "box": boxes[rows[peak], 1:].tolist() if rows[peak] >= 0 else None})
+                      "score": float(scores[peak]), "peak": peak,
+                      "box": None if near is None else boxes[rows[near], 1:].tolist()})
     return found
 
 
 def save(path, events, dataset, spans, rates):
     """Writes events.csv: frames counted from 1 within their video, seconds from 0 where its rate is known; peak_score is
-    the highest averaged score, peak_frame the frame with the highest box, which is the box given.
+    the highest averaged score, peak_frame its frame, whose highest box is given.
 
     rates: frames per second of each video, or None.
     """

@@ -109,8 +109,10 @@ def read_ranges(path):
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is no UTF-8 text ({error})") from None
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     ranges = []
     for number, row in enumerate(csv.reader(text.splitlines(), delimiter=delimiter), 1):

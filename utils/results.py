@@ -79,8 +79,7 @@ def load(args):
     labels = files.load_array(path / "labels.npy") if (path / "labels.npy").is_file() else None
     curve = events.curve(frame_scores, dataset.spans, made["settings"]["window_size"])
     highest = events.highest_rows(box_scores, boxes, dataset.chosen)
-    found = events.find(curve, made["events"]["threshold"], made["settings"]["window_size"], frame_scores, highest, boxes,
-                        dataset.spans)
+    found = events.find(curve, made["events"]["threshold"], made["settings"]["window_size"], highest, boxes, dataset.spans)
     return Results(cfg, made, dataset, folder, path, boxes, boxes_made["sizes"], box_scores, frame_scores, curve, labels,
                    highest, found, rates(dataset))
 

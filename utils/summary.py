@@ -75,7 +75,7 @@ def lists(res):
     cards = [card(res, event["peak"], f"score {event['score']:.2f}", event) for event in top]
     cards += [card(res, i, f"score {curve[i]:.2f}, below the threshold", None) for i in peaks(res, COUNT - len(top))]
     found = [{"title": "Highest alarms", "empty": "There is no frame.", "cards": cards,
-              "text": f"{len(res.events)} events are above {limit:.2f}" + (
+              "text": f"{len(res.events)} {'event is' if len(res.events) == 1 else 'events are'} above {limit:.2f}" + (
                   f"; shown are the {len(top)} highest." if len(top) == COUNT else ", then the highest peaks below it.")}]
     if res.labels is None:
         return found

@@ -324,3 +324,29 @@ def test_labels_all_normal_and_names_with_spaces_and_umlauts(tmp_path, monkeypat
         done = run_script(script, "--dataset_name", "Straße bei Nacht", *words)
     assert "no AUROC: all frames are of one class" in done.stdout
     assert load("results/Straße bei Nacht/test/metrics.json")["abnormal_frames"] == 0
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--dataset", "UCSDped2"], "--dataset: there is no such flag; did you mean --dataset_name?"),
+    (["--dataset_name", "UCSDped2", "--epoch=3"], "did you mean --epochs?"),
+    (["--dataset_name", "UCSDped2", "--mode", "tets"], "invalid choice: 'tets'"),
+    (["--dataset_name", "mine"], "python -m tools.prepare_videos mine"),
+    ([], "required: --dataset_name (see --help)"),
+])
+def test_words_that_are_no_flags(suite, words, message):
+    error = suite("train.py", *words, rc=2).stderr
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_model_that_is_not_there_is_told_before_the_first_stage(suite, tmp_path):
+    ucsd_tree(tmp_path)
+    done = suite("run_pipeline.py", "--dataset_name", "UCSDped2", "--model", "data/other/test", rc=2)
+    assert "--model data/other/test: no such folder" in done.stderr and "== flow" not in done.stdout
+
+
+def test_one_box_over_all_is_warned_of(suite, tmp_path):
+    ucsd_tree(tmp_path)
+    whole = [[frame, 0, 0, 89, 59] for frame in range(14)]  # the first video's frames; the second has a small box
+    np.save("boxes.npy", np.array([*whole, [14, 10, 10, 30, 30]], np.float32))
+    done = suite("extract_bbox.py", "--dataset_name", "UCSDped2", "--boxes_from", "boxes.npy")
+    assert "warning: Test001: in more than a fifth of the frames one box covers" in done.stdout

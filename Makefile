@@ -1,6 +1,6 @@
 # make demo   set up, make the demo's videos, run the whole pipeline on them
 # make test   set up, run the tests
-# make faults set up, run the long tests: every write interrupted, 300 kills, 1,000 bad files (about half an hour)
+# make faults set up, run the long tests: every write interrupted, 300 kills, 1,000 bad files (about a quarter of an hour)
 # make .venv  set up alone; again only when the requirements change
 # make mmdet  set up .venv-mmdet, for extract_bbox.py --detector mmdet:CONFIG:CHECKPOINT alone (compiles mmcv: 15 minutes)
 # CPU-only torch (much smaller): make .venv TORCH_INDEX=https://download.pytorch.org/whl/cpu

@@ -218,7 +218,8 @@ def train_epoch(network, optimizer, batches, epoch, step, autocast, cfg, tick=la
             with torch.no_grad(), autocast:
                 scores = ranks.gathered(model.raw_errors(raw), whole)  # (B,)
             weights = self_paced_weights(scores, step, cfg.shrink_rate, cfg.sp_mode)  # (B,)
-            limits.append(torch.stack(thresholds(scores, step, cfg.shrink_rate)))
+            if whole > 1:
+                limits.append(torch.stack(thresholds(scores, step, cfg.shrink_rate)))
         step += epoch >= cfg.warmup_epoch
         model.train(len(raw) > 0)  # a rank may have no share of a small last batch, and steps with the others all the same
         with autocast:
@@ -238,7 +239,7 @@ def train_epoch(network, optimizer, batches, epoch, step, autocast, cfg, tick=la
     all_weights = torch.cat(all_weights)
     full, none = ((all_weights == value).double().mean().item() for value in (1, 0))
     loss, score = (ranks.total(sums) / count).tolist()
-    low, high = torch.stack(limits).nanmean(dim=0).tolist() if limits else ("", "")  # a batch of one has none
+    low, high = torch.stack(limits).mean(dim=0).tolist() if limits else ("", "")
     return {"loss": loss, "score": score, "threshold_1": low, "threshold_2": high,
             "weight_1": full, "weight_between": 1 - full - none, "weight_0": none}, all_weights, step
 

@@ -1,5 +1,6 @@
 """Several processes at one piece of work, as torchrun starts them. One process by itself is rank 0 of 1."""
 
+import atexit
 import contextlib
 import datetime
 import os
@@ -19,6 +20,7 @@ def start(device=None):
         if not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if device is not None and device.type == "cuda" else "gloo"
             dist.init_process_group(backend, timeout=PATIENCE)
+            atexit.register(dist.destroy_process_group)  # its threads must end before the interpreter does
 
 
 def wait():
@@ -109,7 +111,7 @@ def network_of(model, sync_bn=False):
     if sync_bn:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     devices = [next(model.parameters()).device] if next(model.parameters()).is_cuda else None
-    return nn.parallel.DistributedDataParallel(model, devices, broadcast_buffers=False)
+    return nn.parallel.DistributedDataParallel(model, devices, forward_sync_buffers=False)
 
 
 def take_buffers(model):

@@ -66,6 +66,7 @@ def test_frame_stages_and_scores_are_the_same_bytes(tree):
 
 
 WORKER = """
+import os
 import sys
 import numpy as np, torch
 from contextlib import nullcontext
@@ -96,6 +97,8 @@ for epoch in range(5):
     weights.append(given)
 if ranks.RANK == 0:
     torch.save({"model": model.state_dict(), "weights": torch.stack(weights), "stats": stats}, sys.argv[1])
+ranks.wait()
+os._exit(0)  # as utils.run.run ends
 """
 
 

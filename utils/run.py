@@ -37,6 +37,9 @@ def run(main):
         signal.signal(number, _stop)
     try:
         main()
+        if "WORLD_SIZE" in os.environ:  # torch's threads can abort a process that ends while others are still at it
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(0)
     except UserError as error:
         print(f"error: {error}" if not RANK else f"error (rank {RANK}): {error}", file=sys.stderr)
         sys.exit(2)

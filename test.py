@@ -61,7 +61,7 @@ def main():
         if not done:
             evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wanted)
         if ranks.RANK == 0:
-            find_events(cfg, dataset, folder, results)
+            find_events(cfg, dataset, record.boxes_of(folder, boxes_made), results)
         if cfg.verify and ranks.RANK == 0:
             record.verify(results / "test.json", {name: [results / name] for name in ("box_scores.npy", "metrics.json")})
     report(files.load_json(results / "metrics.json"), results)
@@ -102,10 +102,7 @@ def evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wante
         figures |= metrics.evaluate(smooth, abnormal)
         figures["auroc_unsmoothed"] = metrics.evaluate(frame_scores, abnormal)["auroc"]
     if figures["auroc"] is not None:
-        names, counts = [video.name for video in dataset.videos], np.array([len(video.chosen) for video in dataset.videos])
-        testing = np.array([video.testing for video in dataset.videos])
-        figures["protocols"] = protocols.table(
-            protocols.Frames(frame_scores, abnormal, names, counts, testing), cfg.window_size)
+        figures["protocols"] = protocols.table(protocols.of_dataset(dataset, frame_scores, abnormal), cfg.window_size)
         official = metrics.official_results(smooth, abnormal)
         with files.whole(results / "frame_results.npz") as part, open(part, "wb") as file:
             np.savez(file, **official)
@@ -122,10 +119,10 @@ def evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wante
     record.save(results / "test.json", wanted, clock())
 
 
-def find_events(cfg, dataset, folder, results):
+def find_events(cfg, dataset, boxes, results):
     """Writes events.csv from the scores that are there, so that another threshold costs nothing."""
     frame_scores, box_scores = (files.load_array(results / f"{kind}_scores.npy") for kind in ("frame", "box"))
-    boxes, spans = files.load_array(folder / "bboxes.npy"), dataset.spans
+    spans = dataset.spans
     smooth = events.curve(frame_scores, spans, cfg.window_size)
     limit = events.threshold(smooth, cfg.event_z, cfg.event_share)
     rows = events.highest_rows(box_scores, boxes, dataset.chosen)

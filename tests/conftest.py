@@ -97,11 +97,16 @@ def ped2(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def copy(ped2, tmp_path, monkeypatch):
-    shutil.copytree(ped2, tmp_path / "copy")
+def copied(root, tmp_path, monkeypatch):
+    """A copy of a finished tree for one test, which then runs in it."""
+    shutil.copytree(root, tmp_path / "copy", symlinks=True)
     monkeypatch.chdir(tmp_path / "copy")
     return tmp_path / "copy"
+
+
+@pytest.fixture
+def copy(ped2, tmp_path, monkeypatch):
+    return copied(ped2, tmp_path, monkeypatch)
 
 
 # tests/faults: all of it with --long (make faults), else a short share; counts are shown at the end.

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SUITE, run_script
+from conftest import SUITE, copied, run_script
 from test_pipeline import SMALL, STAGES
 from trees import ucsd_tree
 
@@ -31,9 +31,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def tree(made, tmp_path, monkeypatch):
-    shutil.copytree(made, tmp_path / "tree")
-    monkeypatch.chdir(tmp_path / "tree")
-    return tmp_path / "tree"
+    return copied(made, tmp_path, monkeypatch)
 
 
 def refused(script, *words, names):

@@ -1,13 +1,12 @@
 """Round trips through the formats of the official code and of those that came from it."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import run_script
+from conftest import copied, run_script
 from test_pipeline import SMALL, STAGES
 from trees import ucsd_tree
 
@@ -35,9 +34,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def tree(made, tmp_path, monkeypatch):
-    shutil.copytree(made, tmp_path / "tree")
-    monkeypatch.chdir(tmp_path / "tree")
-    return tmp_path / "tree"
+    return copied(made, tmp_path, monkeypatch)
 
 
 def convert(what, *words, rc=0):

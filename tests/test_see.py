@@ -11,7 +11,7 @@ import browser
 import cv2
 import numpy as np
 import pytest
-from conftest import run_script
+from conftest import copied, run_script
 from trees import draw, ucsd_tree, write_frames
 
 from run_pipeline import settings_of_model
@@ -67,9 +67,7 @@ def own(tmp_path_factory):
 
 @pytest.fixture
 def copy(own, tmp_path, monkeypatch):
-    shutil.copytree(own, tmp_path / "copy", symlinks=True)
-    monkeypatch.chdir(tmp_path / "copy")
-    return tmp_path / "copy"
+    return copied(own, tmp_path, monkeypatch)
 
 
 def data_of(page):

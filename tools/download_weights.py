@@ -25,9 +25,8 @@ from typing import NamedTuple
 
 from utils.download import download, one_line
 from utils.errors import UserError
-from utils.run import locked, run
+from utils.run import SUITE, locked, run
 
-SUITE = Path(__file__).resolve().parent.parent
 DRIVE = "https://drive.google.com/"
 
 

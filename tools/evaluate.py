@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils import bootstrap, epochs, files, frames, metrics, plots, protocols, regions
+from utils import bootstrap, epochs, files, frames, metrics, plots, protocols, record, regions
 from utils.config import dataset_of, parse_config
 from utils.errors import UserError
 from utils.labels import read_labels, read_masks
@@ -84,7 +84,7 @@ def read_own(results, folder):
     if made["auroc"] is None:
         raise UserError(f"{results}: has no labels of both classes ({made['labels']}), so there are no figures")
     scores, labels = (files.load_array(results / name) for name in ("frame_scores.npy", "labels.npy"))
-    boxes = folder and files.load_array(folder / "bboxes.npy")
+    boxes = folder and record.boxes_of(folder, record.require(folder / "boxes.json", "boxes", "boxes"))
     return Scored(protocols.of_results(made, scores, labels), made["settings"]["window_size"], boxes,
                   files.load_array(results / "box_scores.npy"))
 
@@ -97,18 +97,18 @@ def read_foreign(path, boxes_path, dataset, window_size):
     if path.is_dir():
         found = [next((f for end in (".npy", ".txt", ".csv") if (f := path / (video.name + end)).is_file()), None)
                  for video in dataset.videos]
+        parts = []
         for video, file in zip(dataset.videos, found):
             if file is None:
                 raise UserError(f"{path}: no scores of video {video.name} (looked for {video.name}.npy, .txt, .csv)")
-            if len(numbers(file)) != len(video):
-                raise UserError(f"{file}: has {len(numbers(file))} scores, video {video.name} has {len(video)} frames")
-        scores = np.concatenate([numbers(file) for file in found])
+            parts.append(numbers(file))
+            if len(parts[-1]) != len(video):
+                raise UserError(f"{file}: has {len(parts[-1])} scores, video {video.name} has {len(video)} frames")
+        scores = np.concatenate(parts)
     else:
         scores = numbers(path)
     if scores.shape != labels.shape:
         raise UserError(f"{path}: has {scores.size:,} scores, {dataset.name} has {len(labels):,} frames in this mode")
-    names, counts = [video.name for video in dataset.videos], np.array([len(video) for video in dataset.videos])
-    testing = np.array([video.testing for video in dataset.videos])
     boxes = box_scores = None
     if boxes_path:
         rows = files.load_array(boxes_path)
@@ -118,7 +118,7 @@ def read_foreign(path, boxes_path, dataset, window_size):
         if len(rows) and not 0 <= rows[0, 0] <= rows[-1, 0] < len(labels):
             raise UserError(f"{boxes_path}: names frames outside 0 to {len(labels) - 1}")
         boxes, box_scores = rows[:, :5], rows[:, 5]
-    return Scored(protocols.Frames(scores, labels, names, counts, testing), window_size, boxes, box_scores)
+    return Scored(protocols.of_dataset(dataset, scores, labels), window_size, boxes, box_scores)
 
 
 def numbers(path):

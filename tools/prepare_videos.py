@@ -59,9 +59,10 @@ def main():
     args = parser.parse_args()
     root, config = datasets.RAW / args.name, Path("configs", f"{args.name}.cfg")
     check(args, root, config)
+    given = read_ranges(args.labels) if args.labels else None  # before the videos are read, which takes a while
     sources = with_names(find(args.paths))
     plans = [plan(source, args.fps, args.long_side) for source in sources]
-    ranges = labels(args.labels, sources, plans) if args.labels else None
+    ranges = None if given is None else labels(args.labels, given, sources, plans)
     with locked(datasets.RAW):
         write(root, sources, plans, ranges)
     settings = rule([plan.size for plan in plans])
@@ -77,8 +78,6 @@ def check(args, root, config):
     for path in (root, config):
         if path.exists() or path.is_symlink():
             raise UserError(f"{path}: is there already: take another NAME, or remove {root} and {config} first")
-    if args.labels:
-        read_ranges(args.labels)  # before the videos are read, which takes a while
     for key, low in (("fps", 0.01), ("long_side", 32)):
         value = getattr(args, key)
         if value is not None and not low <= value < 1e5:
@@ -98,14 +97,14 @@ def plan(source, fps, long_side):
     return Plan(kept, rate, size, "link" if list(source.frames) == sorted(source.frames) else "links")
 
 
-def labels(path, sources, plans):
-    """The lines of the user's labels with the names and frame numbers of the dataset: list of dicts."""
+def labels(path, ranges, sources, plans):
+    """The lines of the user's labels (`ranges`, from `path`) with the names and frame numbers of the dataset: list of dicts."""
     names = {}
     for source in sources:
         for word in (source.name, source.path.name, source.path.stem, str(source.path)):
             names.setdefault(unicodedata.normalize("NFC", word), set()).add(source.name)
     lines, by_name = [], {source.name: (source, plan) for source, plan in zip(sources, plans)}
-    for given, first, last in read_ranges(path):
+    for given, first, last in ranges:
         found = names.get(unicodedata.normalize("NFC", given), set())
         if len(found) != 1:
             known = "several videos have this name" if found else f"there is no such video; there are {', '.join(by_name)}"

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import bootstrap, epochs, files, metrics, record
+from utils import bootstrap, epochs, files, protocols, record
 from utils.config import SUITE, flow_is_read, parse_config, stage_settings, stage_takes
 from utils.datasets import RAW
 from utils.errors import UserError
@@ -162,9 +162,9 @@ def take_over(out, cfg, data):
     """Takes the models of a run with the same seed that differs in nothing but the training's end, if there is one."""
     if (data / "train.json").is_file() or any(data.glob("model_*.pt")):
         return
-    wanted = record.training_id(record.wanted(cfg, "train", cubes=files.load_json(data / "cubes.json")["id"]))
+    wanted = record.training_id(record.wanted(cfg, "train", cubes=record.load(data / "cubes.json")["id"]))
     for other in sorted(out.glob(f"runs/*/*/data/{cfg.dataset_name}/{cfg.mode}/train.json")):
-        content = files.load_json(other)
+        content = record.load(other)
         if record.training_id(content) == wanted:
             return link(other.parent, data, content["models"])
 
@@ -211,15 +211,14 @@ def mean_and_deviation(values):
 
 def over_videos(done, auroc):
     """95% interval of the mean AUROC of several runs, over resampled videos."""
-    counts = [count for _, _, count in done[0]["metrics"]["videos"]]
-    video = np.repeat(np.arange(len(counts)), counts)
-    drawn = bootstrap.resamples(len(counts))
-    aurocs = []
+    videos = len(done[0]["metrics"]["videos"])
+    drawn, aurocs = bootstrap.resamples(videos), []
     for found in done:
         scores, labels = (files.load_array(found["results"] / name) for name in ("frame_scores.npy", "labels.npy"))
-        smooth = metrics.moving_average(scores, found["metrics"]["settings"]["window_size"])
-        aurocs.append(bootstrap.resampled_figures(smooth, labels, video, drawn)[:, 0])
-    return bootstrap.interval(auroc, np.mean(aurocs, axis=0), len(counts))
+        frames = protocols.of_results(found["metrics"], scores, labels)
+        smooth = protocols.box_across(frames, found["metrics"]["settings"]["window_size"])
+        aurocs.append(bootstrap.resampled_figures(smooth.scores, labels, smooth.video, drawn)[:, 0])
+    return bootstrap.interval(auroc, np.mean(aurocs, axis=0), videos)
 
 
 if __name__ == "__main__":

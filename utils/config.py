@@ -10,11 +10,11 @@ from types import SimpleNamespace
 from utils import datasets
 from utils.datasets import DATASETS, LAYOUTS
 from utils.errors import UserError
+from utils.run import SUITE
 from utils.settings import SETTINGS, Setting
 
 STAGES = ("flow", "boxes", "cubes", "train", "test")
 MODES = ("test", "merge", "train")
-SUITE = Path(__file__).resolve().parent.parent
 CONFIG_SECTIONS = ("data_parameters", "LBR_SPR_parameters")  # the official two; any setting may stand in either
 DATASET_KEYS = {"layout": tuple(LAYOUTS), "min_area": int, "detector_scale": int}
 

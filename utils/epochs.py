@@ -32,7 +32,7 @@ def load(folder, results):
     _, boxes_made = record.cubes_of(folder)
     made = files.load_json(results / "metrics.json")
     labels = files.load_array(results / "labels.npy")
-    boxes, settings = files.load_array(folder / "bboxes.npy"), trained["settings"]
+    boxes, settings = record.boxes_of(folder, boxes_made), trained["settings"]
     if "scored_epochs" not in trained or len(boxes) != made["cubes"]:
         raise UserError(f"{results}: the scores there are not of the models in {folder}: run train.py and test.py again")
     scored = trained["scored_epochs"]
@@ -41,9 +41,6 @@ def load(folder, results):
     chosen = np.concatenate([first + np.arange(count) * settings["frame_step"] for _, first, count in made["videos"]])
     channels = 2 if settings["use_flow"] else 1
     scores = files.load_array(folder / "epoch_scores.npy", mmap=True) if scored else np.empty((0, len(boxes), channels))
-    abnormal = np.zeros(boxes_made["num_frames"], bool)
-    abnormal[chosen] = labels
-
     def frame_scores(losses):
         z = np.empty_like(losses)
         for number in np.unique(block):
@@ -53,19 +50,27 @@ def load(folder, results):
         return metrics.frame_scores(box_scores, boxes, boxes_made["num_frames"], sizes)[chosen]
 
     return Training(scored, scores, files.load_array(folder / "epoch_weights.npy", mmap=True),
-                    abnormal[boxes[:, 0].astype(np.int64)], frame_scores, labels, made["settings"]["window_size"])
+                    on_abnormal(boxes, chosen, labels, boxes_made["num_frames"]), frame_scores, labels,
+                    made["settings"]["window_size"])
 
 
-def aurocs(training):
-    """AUROC after each kept epoch, with the run's smoothing and with none: (E, 2)."""
-    frames = [training.frame_scores(scores) for scores in training.scores]
+def on_abnormal(boxes, chosen, labels, num_frames):
+    """Whether each box (N, 5) lies on an abnormal frame: (N,) bool. chosen, labels: (F,) the scored frames."""
+    abnormal = np.zeros(num_frames, bool)
+    abnormal[chosen] = labels
+    return abnormal[boxes[:, 0].astype(np.int64)]
+
+
+def aurocs(training, last=0):
+    """AUROC after each kept epoch, or the last ones, with the run's smoothing and with none: (E, 2)."""
+    frames = [training.frame_scores(scores) for scores in training.scores[-last:]]
     return np.array([[metrics.evaluate(metrics.moving_average(scores, size), training.labels)["auroc"]
                       for size in (training.window_size, 1)] for scores in frames]).reshape(-1, 2)
 
 
 def spread(training, last=6):
     """Highest less lowest AUROC (the run's smoothing, none) over the last kept epochs: (2,), or None if fewer were kept."""
-    found = aurocs(training)[-last:]
+    found = aurocs(training, last)
     return np.ptp(found, axis=0) if len(found) == last else None
 
 

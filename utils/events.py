@@ -3,7 +3,7 @@
 import numpy as np
 
 from utils.files import save_csv
-from utils.metrics import NO_BOX
+from utils.metrics import NO_BOX, average_within
 
 COLUMNS = ("video", "first_frame", "last_frame", "peak_frame", "peak_score", "x1", "y1", "x2", "y2",
            "first_second", "last_second")
@@ -13,17 +13,13 @@ def curve(frame_scores, spans, window_size):
     """The frame scores averaged over window_size frames, each video by itself: what events and pictures are taken from.
 
     frame_scores: (S,) of all videos in a row; spans: (start, stop) of each video in it. Unlike the official moving
-    average, the window ends where the video ends, and a frame without boxes counts as 0 (the average training cube)
-    in place of -20, so that one missed box does not split an event. Returns (S,) float64.
+    average, the window ends where the video ends (`metrics.average_within`), and a frame without boxes counts as 0 (the
+    average training cube) in place of -20, so that one missed box does not split an event. Returns (S,) float64.
     """
     scores = np.where(frame_scores <= NO_BOX, 0, frame_scores).astype(np.float64)
     smooth = np.empty_like(scores)
     for start, stop in spans:
-        sums = np.concatenate([[0], np.cumsum(scores[start:stop])])
-        place = np.arange(stop - start)
-        low = np.maximum(place - window_size // 2, 0)  # i-5 .. i+4 for window_size 10, as in utils.metrics
-        high = np.minimum(place + (window_size + 1) // 2, stop - start)
-        smooth[start:stop] = (sums[high] - sums[low]) / (high - low)
+        smooth[start:stop] = average_within(scores[start:stop], window_size)
     return smooth
 
 

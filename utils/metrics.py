@@ -38,6 +38,11 @@ def moving_average(scores, window_size):
     return whole[start:start + len(scores)]
 
 
+def average_within(scores, window_size):
+    """The same box filter for one video by itself, each mean over the frames that are there. (F,) -> (F,)."""
+    return moving_average(scores, window_size) / moving_average(np.ones(len(scores)), window_size)
+
+
 def evaluate(scores, labels):
     """Frame-level figures in 0..1: auroc, eer (where |fnr - fpr| is least), average_precision (abnormal is positive).
 

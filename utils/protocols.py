@@ -46,10 +46,8 @@ def box_across(frames, size):
 
 
 def box_within(frames, size):
-    """The same moving average in each video by itself: its mean over the frames that are there."""
-    def smooth(scores):
-        return metrics.moving_average(scores, size) / metrics.moving_average(np.ones(len(scores)), size)
-    return frames.map(smooth)
+    """The same moving average in each video by itself."""
+    return frames.map(lambda scores: metrics.average_within(scores, size))
 
 
 def hf2vad(frames):
@@ -170,6 +168,12 @@ def _row(name, official, figures, resampled, videos):
         row[key] = figures[key]
         row[f"{prefix}low"], row[f"{prefix}high"] = bootstrap.interval(figures[key], values, videos)
     return row
+
+
+def of_dataset(dataset, scores, labels):
+    """The Frames of a dataset's chosen videos. scores, labels: (F,) of their chosen frames."""
+    counts, testing = np.array([[len(video.chosen), video.testing] for video in dataset.videos]).T
+    return Frames(scores, labels, [video.name for video in dataset.videos], counts, testing.astype(bool))
 
 
 def of_results(made, scores, labels):

@@ -74,7 +74,7 @@ def load(args):
         raise UserError(f"{path}: the scores are of other cubes than those in {folder}: run test.py again")
     dataset = dataset_of(cfg)
     record.require_frames(dataset, boxes_made, folder / "bboxes.npy")
-    boxes = files.load_array(folder / "bboxes.npy")
+    boxes = record.boxes_of(folder, boxes_made)
     box_scores, frame_scores = (files.load_array(path / f"{kind}_scores.npy") for kind in ("box", "frame"))
     labels = files.load_array(path / "labels.npy") if (path / "labels.npy").is_file() else None
     curve = events.curve(frame_scores, dataset.spans, made["settings"]["window_size"])

@@ -21,17 +21,11 @@ def of(res):
 def protocols(made):
     """Rows of the protocol table: name, official, and auroc, low and high (its interval), eer, average_precision or None.
 
-    They are what metrics.json holds under "protocols"; without that the official AUROC, smoothed and not.
+    They are what metrics.json holds under "protocols", where there is an AUROC.
     """
-    if made["auroc"] is None:
-        return []
-    known = made.get("protocols") or [
-        {"name": f"all frames in a row, smoothed over {made['settings']['window_size']}", "official": True,
-         **{key: made[key] for key in ("auroc", "eer", "average_precision")}},
-        {"name": "all frames in a row, not smoothed", "auroc": made["auroc_unsmoothed"]}]
     columns = ("auroc", "low", "high", "eer", "average_precision")
     return [{"name": row["name"], "official": row.get("official", False), **{key: number(row.get(key)) for key in columns}}
-            for row in known]
+            for row in made.get("protocols", [])]
 
 
 def number(value):
@@ -154,9 +148,8 @@ def refinement(res):
         rows = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
     blocks = {}
     for row in rows:
-        row["between"] = max(0.0, 1 - row["weight_1"] - row["weight_0"])
         blocks.setdefault((int(row["row"]), int(row["column"])), []).append(row)
-    highest = max(max(row["weight_0"] + row["between"] for row in rows), 0.01)
+    highest = max(max(row["weight_0"] + row["weight_between"] for row in rows), 0.01)
     return [{"name": f"block {row}, {column}" if len(blocks) > 1 else "", "rows": of_block, "top": highest}
             for (row, column), of_block in blocks.items()]
 
@@ -175,9 +168,7 @@ def taken_away(res):
     weights = kept_weights(res)
     if weights is None or res.labels is None or not 0 < res.labels.mean() < 1:
         return ""
-    abnormal = np.zeros(res.dataset.num_frames, bool)
-    abnormal[res.dataset.chosen] = res.labels
-    abnormal = abnormal[res.boxes[:, 0].astype(np.int64)]
+    abnormal = epochs.on_abnormal(res.boxes, res.dataset.chosen, res.labels, res.dataset.num_frames)
     share, on_abnormal = epochs.dropped(weights[-1], abnormal)
     return "" if share <= 0 else (f"Of the weight that was taken away in the last epoch {on_abnormal:.0%} lay on cubes of "
                                   f"abnormal frames, which hold {abnormal.mean():.0%} of all cubes.")

@@ -124,7 +124,7 @@ def test_a_rank_that_dies_ends_the_run_and_it_goes_on(tree):
     while not list(data.glob("*.resume.pt")):
         assert process.poll() is None
         time.sleep(0.02)
-    found = subprocess.run(["pgrep", "-f", f"{SUITE}/train.py .*--epochs 40"], capture_output=True, text=True)
+    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)  # this run's ranks alone
     os.kill(int(found.stdout.split()[-1]), signal.SIGKILL)
     process.communicate(timeout=60)
     assert process.returncode != 0 and not (data / "train.json").is_file()

@@ -12,24 +12,24 @@ Files depend on the video alone and serve all modes. A stopped run goes on where
 """
 
 import itertools
-import math
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from FlowNet2_src.methods import METHODS, stamp, weights_file
-from utils import files, frames, ranks, record
+from utils import files, frames, plan, ranks, record
 from utils.config import dataset_of, parse_config
 from utils.datasets import window
 from utils.errors import UserError
-from utils.run import Clock, finishing, locked, progress, run, workers
+from utils.run import Clock, finishing, locked, progress, run, use_threads, workers
 
 
 def main():
     cfg = parse_config(__doc__, stages=("flow",))
+    use_threads(cfg.threads)
     dataset = dataset_of(cfg)
-    needed = {video: needed_frames(cfg, video) for video in dataset.videos}
+    needed = {video: plan.flow_frames(cfg, video) for video in dataset.videos}
     method, clock, made, total = None, Clock(), 0, sum(map(len, needed.values()))
     print(f"flow of {total:,} frames by {cfg.flow_method}")
     require_room(cfg, needed)
@@ -56,43 +56,25 @@ def main():
     print(f"next: python extract_bbox.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
 
 
-def needed_frames(cfg, video):
-    """Frames whose flow later stages read: the scored ones, and their windows where flow cubes are made."""
-    context = cfg.context_of_num if cfg.use_flow or cfg.drop_still_boxes else 0
-    return sorted({t for i in video.chosen for t in window(i, context, 0, len(video) - 1, cfg.border_mode)})
-
-
 def require_room(cfg, needed):
     """Raises UserError where the flow files that are missing don't fit on the disk, by the size of the first video's frames."""
     todo = [video for video, frames in needed.items() for t in frames if not video.flow_file(t).exists()]
     if todo:
-        needed_room = len(todo) * 2 * math.prod(frames.size_of(todo[0])) * np.dtype(cfg.flow_dtype).itemsize
-        files.require_room(cfg.flow_root_dir, needed_room, f"the flow of {len(todo):,} frames", "--flow_root_dir")
+        room = plan.room(cfg, "flow", len(todo), frames.size_of(todo[0]))
+        files.require_room(cfg.flow_root_dir, room, f"the flow of {len(todo):,} frames", "--flow_root_dir")
 
 
 def missing(cfg, video, needed):
-    """Frames of a video that have no flow file yet, and their record. Raises UserError where it tells of other settings."""
-    folder = video.flow_folder
-    old = record.load(folder / "flow.json")
-    there = {path.name for path in folder.glob("*.npy")}
-    todo = [t for t in needed if video.flow_file(t).name not in there]
-    if there and old is None:
-        raise UserError(f"{folder}: holds flow files without a record (flow.json) of how they were made: remove them, "
-                        "or keep them and take another --flow_root_dir for this and the later stages")
-    # Flow that was made on another machine needs no weights here, unless some of it is missing.
-    weights = stamp(weights_file(cfg.flow_method, cfg.flow_weights)) if todo or old is None else old["input"]["weights"]
-    wanted = record.wanted_flow(cfg, video, weights)
-    old = old or wanted
-    if old["settings"] != wanted["settings"] or old["input"]["weights"] != weights:
-        raise UserError(f"{folder}: flow is there already, made differently ({record.difference(old, wanted)}): remove it, "
-                        "or keep both with --flow_root_dir OTHER_FOLDER for this and the later stages")
-    if old["id"] != wanted["id"]:
-        print(f"{folder}: the frames have changed, their flow is calculated again")
-        for path in folder.glob("*.npy"):
+    """Frames of a video whose flow is to be made, and their record; flow of other frames than are there now is removed."""
+    todo, old, wanted = plan.flow_left(cfg, video, needed, lambda: stamp(weights_file(cfg.flow_method, cfg.flow_weights)))
+    if old and old["id"] != wanted["id"]:
+        print(f"{video.flow_folder}: the frames have changed, their flow is calculated again")
+        for path in video.flow_files():
             path.unlink()
-        todo, old = needed, wanted
+        old = wanted
+    old = old or wanted
     if todo and "versions" not in old:  # until the first run has ended in order
-        record.write(folder / "flow.json", wanted)
+        record.write(video.flow_folder / "flow.json", wanted)
     return todo, old
 
 

@@ -23,11 +23,11 @@ import numpy as np
 from fore_det import detector
 from fore_det.boxes import confident, moving, uncovered
 from fore_det.published import read_boxes
-from utils import files, frames, ranks, record
+from utils import files, frames, plan, ranks, record
 from utils.config import dataset_of, parse_config
 from utils.datasets import window
 from utils.errors import UserError
-from utils.run import Clock, device_of, finishing, progress, run, workers
+from utils.run import Clock, device_of, finishing, progress, run, use_threads, workers
 from utils.stc import crop, not_empty
 
 NO_BOXES = np.empty((0, 4), np.float32)
@@ -36,8 +36,9 @@ NO_BOXES = np.empty((0, 4), np.float32)
 def main():
     cfg = parse_config(__doc__, stages=("boxes",))
     folder = Path(cfg.data_root_dir, cfg.dataset_name, cfg.mode)
+    use_threads(cfg.threads)
     dataset = dataset_of(cfg)
-    wanted = record.wanted(cfg, "boxes", **inputs(cfg, dataset))
+    wanted = plan.wanted_boxes(cfg, dataset, *inputs(cfg, dataset, folder))
     with ranks.together(folder):
         done, why = record.is_done(folder / "boxes.json", wanted, ["bboxes.npy"])
         print(f"{folder}: boxes are {why}")
@@ -53,31 +54,24 @@ def main():
     print(f"next: python extract_stc.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
 
 
-def inputs(cfg, dataset):
-    """Fingerprints of all that the boxes are made from."""
-    found = {"frames": record.frames_of(dataset)}
+def inputs(cfg, dataset, folder):
+    """What the boxes come from and the flow that they need, or None: see utils.plan.wanted_boxes."""
+    known = (record.load(folder / "boxes.json") or {}).get("input", {})
+    source = detector.source(cfg.boxes_from, cfg.detector, cfg.detector_weights, cfg.detector_scale, known)
     if cfg.boxes_from:
-        found["boxes_from"] = [Path(cfg.boxes_from).name, files.size(cfg.boxes_from)]
         print(f"reads {cfg.boxes_from}")
-    elif cfg.detector != "none":
-        old = record.load(Path(cfg.data_root_dir, cfg.dataset_name, cfg.mode, "boxes.json")) or {}
-        try:
-            path = detector.weights_file(cfg.detector, cfg.detector_weights, cfg.detector_scale)
-            found["weights"] = detector.fingerprint(cfg.detector, path)
-        except UserError:
-            if "weights" not in old.get("input", {}):
-                raise
-            found["weights"] = old["input"]["weights"]  # boxes made on another machine need no weights here
-    if not cfg.boxes_from or cfg.drop_still_boxes:
-        found["flow"] = record.flow_of(dataset)
-        print(f"reads {Path(cfg.flow_root_dir, dataset.name)}: flow by {found['flow']['flow_method']}")
-    return found
+    if not plan.boxes_read_flow(cfg):
+        return source, None
+    flow = record.flow_of(dataset)
+    print(f"reads {Path(cfg.flow_root_dir, dataset.name)}: flow by {flow['flow_method']}")
+    return source, flow
 
 
 def extract(cfg, dataset, folder, wanted):
     """Writes the boxes video by video, each rank those of its own, then all of them in one file."""
     part, clock, repeated = folder / "bboxes.part", Clock(), set()
-    files.require_room(folder, 4096 * len(dataset.chosen), "the boxes (about 100 a frame, twice)", "--data_root_dir")
+    room = plan.room(cfg, "boxes", len(dataset.chosen))
+    files.require_room(folder, room, "the boxes (about 100 a frame, twice)", "--data_root_dir")
     if ranks.RANK == 0 and (record.load(part / "record.json") or {}).get("id") != wanted["id"]:
         shutil.rmtree(part, ignore_errors=True)
         record.write(part / "record.json", wanted)
@@ -169,7 +163,7 @@ def boxes_of_video(cfg, video, size, found, tick):
     threads, context = workers(cfg.num_workers), cfg.context_of_num if cfg.drop_still_boxes else 0
     windows = [window(t, context, 0, len(video) - 1, cfg.border_mode) for t in video.chosen]
     flows = itertools.repeat(None)
-    if not cfg.boxes_from or cfg.drop_still_boxes:
+    if plan.boxes_read_flow(cfg):
         needed = sorted({t for near in windows for t in near})
         flows = frames.slide(needed, frames.load_flow(video, needed, size, threads), windows)
 

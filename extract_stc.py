@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import files, frames, ranks, record
+from utils import files, frames, plan, ranks, record
 from utils.config import dataset_of, parse_config
 from utils.datasets import window
 from utils.run import Clock, finishing, progress, run, workers
@@ -35,11 +35,8 @@ def main():
         record.verify(folder / "boxes.json", {"bboxes.npy": [folder / "bboxes.npy"], **dataset.contents}, own=False)
     if cfg.verify and cfg.use_flow:
         record.verify_flow(dataset)
-    outputs = {"stc_raw.npy": (3 * span(cfg.context_frame_num, cfg.border_mode), np.uint8)}
-    if cfg.use_flow:
-        outputs["stc_of.npy"] = (2 * span(cfg.context_of_num, cfg.border_mode), np.float16)
-    flow = {"flow": record.flow_of(dataset)} if cfg.use_flow else {}
-    wanted = record.wanted(cfg, "cubes", boxes=made["id"], **flow)
+    outputs = plan.cube_files(cfg)
+    wanted = plan.wanted_cubes(cfg, made["id"], record.flow_of(dataset) if cfg.use_flow else None)
     with ranks.together(folder):
         record.require_still(folder / "boxes.json", made)
         done, why = record.is_done(folder / "cubes.json", wanted, outputs)
@@ -60,8 +57,8 @@ def extract(cfg, dataset, folder, boxes, sizes, outputs, wanted):
     parts = {name: folder / f"{name}.part" for name in outputs}
     shapes = {name: (len(boxes), channels, cfg.patch_size, cfg.patch_size) for name, (channels, _) in outputs.items()}
     for name, shape in shapes.items():
-        print(f"writes {folder / name}: {' x '.join(map(str, shape))} {np.dtype(outputs[name][1])}, "
-              f"{math.prod(shape) * np.dtype(outputs[name][1]).itemsize / 1e6:,.0f} MB")
+        print(f"writes {folder / name}: {' x '.join(map(str, shape))} {outputs[name][1]}, "
+              f"{math.prod(shape) * outputs[name][1].itemsize / 1e6:,.0f} MB")
     if ranks.RANK == 0:
         prepare(folder, parts, outputs, shapes, wanted)
     ranks.wait()
@@ -102,6 +99,10 @@ def prepare(folder, parts, outputs, shapes, wanted):
     else:
         for path in folder.glob("cubes.part*.json"):  # before the parts, which they vouch for
             path.unlink()
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+        room = sum(math.prod(shape) * outputs[name][1].itemsize for name, shape in shapes.items())
+        files.require_room(folder, room, "the cubes", "--data_root_dir")
         for name, part in parts.items():
             files.create_map(part, outputs[name][1], shapes[name])
     record.write(folder / "cubes.part.json", state)
@@ -148,11 +149,6 @@ def cut_video(cfg, video, boxes, size, cubes, bar):
         for count in frames.parallel(lambda item, target=target: fill(target, item), items, threads):
             bar.update(count if raw else 0)
     return [f"{video.name}/{name}" for name in sorted(repeated)]
-
-
-def span(context, border_mode):
-    """Frames in a window."""
-    return len(window(0, context, 0, 0, border_mode))
 
 
 if __name__ == "__main__":

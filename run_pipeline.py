@@ -7,6 +7,9 @@ Every stage runs as a process of its own and looks for itself whether there is s
 the stages are taken here and handed on to those that know them. A stage that fails ends the run with its exit code. The
 flow is left out where nothing reads it (--boxes_from without --use_flow).
 
+--dry_run starts nothing and tells what would be done: which stages are done, to do or stale and why, whether frames,
+weights and room on the disk are there, and how long it will take (python -m tools.doctor).
+
 --model data/OTHER/MODE scores the videos with models that were trained on others: training is left out, and the settings
 that decide what a cube is (use_flow, patch_size, context_frame_num, context_of_num, border_mode) are the model's.
 """
@@ -16,8 +19,8 @@ import sys
 import time
 from pathlib import Path
 
-from utils import record
-from utils.config import STAGES, SUITE, flow_is_read, parse_config, stage_takes
+from utils import plan, record
+from utils.config import STAGES, SUITE, parse_config, stage_takes
 from utils.errors import UserError
 from utils.record import SCRIPTS
 from utils.run import run, run_stage
@@ -35,13 +38,14 @@ def main():
                         f"{', '.join(there) or 'no folder yet'}")
     words += settings_of_model(cfg, {name for name, _ in words})
     cfg = parse_config(__doc__, [word for _, pair in words for word in pair])
+    if cfg.dry_run:
+        given = [word for name, pair in words for word in pair if name != "dry_run"]
+        return start("doctor", ["-m", "tools.doctor", *given], ["-m", "tools.doctor", *given])
     started = time.monotonic()
     for stage in STAGES:
-        if stage == "flow" and not flow_is_read(cfg):
-            print("== flow: skipped, no later stage reads it with --boxes_from", flush=True)
-            continue
-        if stage == "train" and cfg.model:
-            print(f"== train: skipped, scoring uses {cfg.model}", flush=True)
+        if stage not in plan.stages(cfg):
+            why = "no later stage reads it with --boxes_from" if stage == "flow" else f"scoring uses {cfg.model}"
+            print(f"== {stage}: skipped, {why}", flush=True)
             continue
         given = [word for name, pair in words for word in pair if stage_takes(stage, name)]
         start(stage, [SCRIPTS[stage], *given], [str(SUITE / SCRIPTS[stage]), *given])

@@ -21,19 +21,20 @@ from pathlib import Path
 import numpy as np
 
 from models.checkpoint import load_models
-from utils import events, files, metrics, plots, protocols, ranks, record
+from utils import events, files, metrics, plan, plots, protocols, ranks, record
 from utils.config import dataset_of, parse_config
 from utils.cubes import Cubes, score
 from utils.datasets import rates
 from utils.errors import UserError
 from utils.labels import read_labels
-from utils.run import Clock, device_of, locked, precision_of, progress, run
+from utils.run import Clock, device_of, locked, precision_of, progress, run, use_threads
 from utils.stc import block_of
 
 
 def main():
     cfg = parse_config(__doc__, stages=("test",))
     folder, results = folders(cfg)
+    use_threads(cfg.threads)
     cubes_made, boxes_made = record.cubes_of(folder)
     record.require_selection(cfg, cubes_made, folder / "cubes.json")
     models = load_models(cfg.model or folder)
@@ -79,7 +80,7 @@ def evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wante
     print(f"reads {folder} and models of {cfg.model or folder}")
     use_flow = any(block.model.use_flow for block in models.blocks.values())
     boxes = record.boxes_of(folder, boxes_made)  # (N, 5)
-    files.require_room(results, 16 * len(boxes) + 10 ** 7, "scores and pictures", "--results_dir")
+    files.require_room(results, plan.room(cfg, "test", cubes=len(boxes)), "scores and pictures", "--results_dir")
     cubes = Cubes(folder, use_flow, device_of(cfg.device), cubes_made)
     sizes = record.sizes_of(boxes, boxes_made)  # (N, 2)
     same_cubes = models.recipe["input"].get("cubes") == cubes_made["id"]

@@ -31,17 +31,18 @@ import torch
 from models.cae import ReconCAE, errors
 from models.ending import end, snapshot
 from models.spr import self_paced_weights, thresholds, weighted_loss
-from utils import files, ranks, record
+from utils import files, plan, ranks, record
 from utils.config import parse_config
 from utils.cubes import BlockCubes, Cubes
 from utils.errors import UserError
-from utils.run import Clock, device_of, finishing, precision_of, progress, run
+from utils.run import Clock, device_of, finishing, free_cores, precision_of, progress, run, use_threads
 from utils.stc import block_of
 
 
 def main():
     cfg = parse_config(__doc__, stages=("train",))
     folder = Path(cfg.data_root_dir, cfg.dataset_name, cfg.mode)
+    use_threads(cfg.threads)
     cubes_made, boxes_made = record.cubes_of(folder)
     record.require_selection(cfg, cubes_made, folder / "cubes.json")
     device = device_of(cfg.device)
@@ -61,6 +62,9 @@ def main():
             block = block_of(boxes[:, 1:], record.sizes_of(boxes, boxes_made), cfg.h_block, cfg.w_block)
             print(f"reads {folder}: {len(cubes):,} cubes in {len(np.unique(block))} of {cfg.h_block}x{cfg.w_block} blocks, "
                   f"{cfg.precision} on {device}")
+            if device.type == "cpu" and ranks.WORLD == 1 and free_cores() < torch.get_num_threads():
+                print(f"note: others use this machine's cores: {torch.get_num_threads()} threads may be slower than fewer; "
+                      "--threads -1 takes as many as cores are free")
             train(cfg, folder, cubes, block, wanted)
         if cfg.verify and ranks.RANK == 0:
             record.verify_models(folder)
@@ -111,7 +115,8 @@ def train_block(cfg, path, cubes, wanted):
     model = ReconCAE(cfg.num_feature_root, cubes.all.frames, cfg.use_flow, cubes.all.flow_frames)
     model = model.to(cubes.all.device, memory_format=torch.channels_last)
     size = sum(value.nbytes for value in model.state_dict().values())
-    files.require_room(path.parent, 2 * size * (4 + max(needed(cfg), cfg.keep_epochs)), "the checkpoints", "--data_root_dir")
+    room = plan.room(cfg, "train", cubes=len(cubes), network=size)
+    files.require_room(path.parent, room, "the checkpoints", "--data_root_dir")
     state = {"epoch": 0, "step": 0, "seconds": 0,  # epochs done; batches since warm-up
              "log": [],  # one entry per epoch
              "cube_weights": [],  # (n,) float16 per epoch

@@ -27,10 +27,24 @@ def weights_file(word, given, scale):
     return path
 
 
-def fingerprint(word, path):
-    """What decides a detector's output beside its name: its files by name and size."""
-    files = [path] if path else [Path(p) for p in word.split(":")[1:] if word.startswith("mmdet:")]
-    return [[file.name, size(file)] for file in files]
+def source(boxes_from, word, given, scale, known=None):
+    """What boxes come from, by files' names and sizes, for their record; empty for motion boxes alone.
+
+    boxes_from: a file of boxes, which then counts alone, or ""; known: the input that an earlier record tells of, which is
+    believed where the weights are not here (boxes made on another machine). Raises UserError where a file is missing.
+    """
+    if boxes_from:
+        return {"boxes_from": [Path(boxes_from).name, size(boxes_from)]}
+    if word == "none":
+        return {}
+    try:
+        path = weights_file(word, given, scale)
+        files = [path] if path else [Path(p) for p in word.split(":")[1:] if word.startswith("mmdet:")]
+        return {"weights": [[file.name, size(file)] for file in files]}
+    except UserError:
+        if "weights" not in (known or {}):
+            raise
+        return {"weights": known["weights"]}
 
 
 def load_detector(word, path, scale, device):

@@ -12,6 +12,7 @@ from models.cae import ReconCAE
 from models.checkpoint import load_models
 from models.spr import self_paced_weights
 from train import train_epoch
+from utils import cubes, record
 from utils.cubes import Batch
 
 
@@ -99,3 +100,15 @@ def test_training_trajectory(golden, forward, name):
     np.testing.assert_allclose(raw, data[f"{name}_raw_scores"], rtol=0.02)
     if use_flow:
         np.testing.assert_allclose(flow, data[f"{name}_flow_scores"], rtol=0.02)
+
+
+def test_cubes_that_lie_on_the_device_give_the_same_batches(copy, monkeypatch):
+    made = record.load("data/UCSDped2/test/cubes.json")
+    mapped = cubes.Cubes("data/UCSDped2/test", False, torch.device("cpu"), made)
+    monkeypatch.setattr(cubes, "_free_on", lambda device: 10 ** 12)
+    resident = cubes.Cubes("data/UCSDped2/test", False, torch.device("cpu"), made)
+    assert not mapped.copies and resident.copies["raw"].dtype == torch.uint8
+    for rows in (np.arange(5), np.array([7, 0, 3])):
+        for one, other in zip(mapped.batch(rows), resident.batch(rows)):
+            assert one is other is None or torch.equal(one, other)
+            assert one is None or one.is_contiguous(memory_format=torch.channels_last)

@@ -124,6 +124,8 @@ def _parser(description, shown, stages):
     for s in SETTINGS.values():
         if s not in shown:  # the same flags can be given to all stages
             parser.add_argument(f"--{s.name}", help=argparse.SUPPRESS)
+    if set(stages) == set(STAGES):
+        parser.add_argument("--dry_run", action="store_true", help="only tell what would be done, what lacks and what it costs")
     if "cubes" in stages:
         for kind in ("training", "testing"):
             parser.add_argument(f"--extract_{kind}_stc", action="store_true",

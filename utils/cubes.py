@@ -19,7 +19,10 @@ class Batch(NamedTuple):
 
 
 class Cubes:
-    """raw: (N, 3T, P, P) uint8; flow: (N, 2T, P, P) float16 or None. Both are memory maps: rows are read as needed."""
+    """raw: (N, 3T, P, P) uint8; flow: (N, 2T, P, P) float16 or None. Both are memory maps: rows are read as needed.
+
+    On a GPU the whole files are copied there once, in the files' own number types, where they fit into half of what is free.
+    """
 
     def __init__(self, folder, use_flow, device, made):
         """made: the record of the cubes. Raises UserError if flow cubes are wanted that were not made with the raw ones."""
@@ -29,19 +32,25 @@ class Cubes:
         self.flow = _mapped(Path(folder, "stc_of.npy"), "f", 2, made["cubes"]) if use_flow else None
         self.frames = self.raw.shape[1] // 3
         self.flow_frames = self.flow.shape[1] // 2 if use_flow else None
-        self.device = device
+        self.device, self.copies = device, {}
+        maps = {"raw": self.raw} if self.flow is None else {"raw": self.raw, "flow": self.flow}
+        if 2 * sum(array.nbytes for array in maps.values()) < _free_on(device):
+            self.copies = {name: _on_device(array, device) for name, array in maps.items()}
 
     def __len__(self):
         return len(self.raw)
 
     def batch(self, rows):
         """(B,) row numbers -> raw (B, 3T, P, P) float32 in 0..1, flow (B, 2T, P, P) float32 or None, on the device."""
-        raw = self._rows(self.raw, rows).float().div_(255)
-        return raw, None if self.flow is None else self._rows(self.flow, rows).float()
+        raw = self._rows("raw", rows).float().div_(255)
+        return raw, None if self.flow is None else self._rows("flow", rows).float()
 
-    def _rows(self, array, rows):
-        taken = torch.from_numpy(np.ascontiguousarray(array[rows]))  # a copy: the map itself is read-only
-        return taken.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+    def _rows(self, name, rows):
+        if name in self.copies:
+            taken = self.copies[name][_sent(torch.from_numpy(rows), self.device)]
+        else:  # a copy: the map itself is read-only
+            taken = _sent(torch.from_numpy(np.ascontiguousarray(getattr(self, name)[rows])), self.device)
+        return taken.contiguous(memory_format=torch.channels_last)
 
 
 class BlockCubes:
@@ -88,6 +97,24 @@ def _mapped(path, kind, of_frame, count):
         raise UserError(f"{path}: is {array.shape} of {array.dtype}, which are not the {count:,} cubes that cubes.json tells "
                         "of: remove cubes.json and run extract_stc.py again")
     return array
+
+
+def _free_on(device):
+    """Bytes that are free on a GPU; 0 for the CPU, where a copy would only take what the map's pages have."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
+def _on_device(array, device, rows=4096):
+    """A mapped array as a tensor on a device, copied piece by piece."""
+    copy = torch.empty(array.shape, dtype=torch.from_numpy(array[:0].copy()).dtype, device=device)
+    for start in range(0, len(array), rows):
+        copy[start:start + rows] = torch.from_numpy(np.array(array[start:start + rows]))
+    return copy
+
+
+def _sent(tensor, device):
+    """A CPU tensor on a device; to a GPU from pinned memory, without waiting for it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 @torch.no_grad()

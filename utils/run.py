@@ -139,9 +139,48 @@ def locked(folder, shared=False):
         os.close(handle)
 
 
+def cores():
+    """Cores that this process may use, by its affinity and by the limit of its container (cgroup v2)."""
+    allowed = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        allowed = min(allowed, max(1, round(int(quota) / int(period))))
+    return allowed
+
+
+def free_cores(seconds=0.3):
+    """Of those cores, how many nobody uses just now, at least 1."""
+    def idle():
+        rows = (line.split() for line in Path("/proc/stat").read_text().splitlines())
+        return sum(int(row[4]) for row in rows if row[0][3:].isdecimal() and int(row[0][3:]) in mine)
+
+    mine = os.sched_getaffinity(0)
+    before, start = idle(), time.monotonic()
+    time.sleep(seconds)
+    ticks = (idle() - before) / os.sysconf("SC_CLK_TCK") / (time.monotonic() - start)
+    return min(cores(), max(1, round(ticks)))
+
+
+def use_threads(count):
+    """Sets how many threads networks use, before or after torch is imported.
+
+    count: their number; 0: OMP_NUM_THREADS, else one per core that this process may use; -1: the cores that are free now.
+    """
+    torch = sys.modules.get("torch")
+    if count == 0 and "OMP_NUM_THREADS" in os.environ:
+        return
+    if count == 0:
+        count = min(cores(), torch.get_num_threads()) if torch else cores()
+    count = free_cores() if count < 0 else count
+    if torch:
+        torch.set_num_threads(count)
+    else:
+        os.environ["OMP_NUM_THREADS"] = str(count)
+
+
 def workers(num_workers):
-    """Number of threads: one per core that this process may use for -1."""
-    return len(os.sched_getaffinity(0)) if num_workers < 0 else num_workers
+    """Number of threads that read and prepare frames: one per core that this process may use for -1."""
+    return cores() if num_workers < 0 else num_workers
 
 
 def device_of(word):

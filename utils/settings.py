@@ -117,6 +117,9 @@ SETTINGS = {s.name: s for s in (
       0, identity=False),
     # how it runs
     S("device", str, "auto", "flow boxes train test", "auto, cpu, or cuda:N", identity=False),
+    S("threads", int, 0, "flow boxes train test",
+      "threads of networks on the CPU; 0: OMP_NUM_THREADS, else one per core; -1: as many as cores are free now, for two on "
+      "one free core are far slower than one", -1, 1024, identity=False),
     S("num_workers", int, -1, "flow boxes cubes", "threads that read and prepare frames; -1: one per core, 0: none",
       -1, 1024, identity=False),
 )}

@@ -21,7 +21,7 @@ from utils import files, frames, plan, ranks, record
 from utils.config import dataset_of, parse_config
 from utils.datasets import window
 from utils.run import Clock, finishing, progress, run, workers
-from utils.stc import crop
+from utils.stc import crops
 
 
 def main():
@@ -75,7 +75,7 @@ def extract(cfg, dataset, folder, boxes, sizes, outputs, wanted):
                 bar.update(last - first)
                 continue
             with finishing(f"video {video.name}"):
-                target = {name: cube[first:last] for name, cube in cubes.items()}
+                target = {name: np.asarray(cube)[first:last] for name, cube in cubes.items()}
                 repeated = cut_video(cfg, video, boxes[first:last], sizes[position], target, bar)
                 for cube in cubes.values():
                     cube.flush()
@@ -131,12 +131,6 @@ def cut_video(cfg, video, boxes, size, cubes, bar):
     centres, starts = np.unique(boxes[:, 0].astype(np.int64) - video.first, return_index=True)
     ends = [*starts[1:], len(boxes)]
 
-    def fill(target, items):
-        centre_frames, start, end = items
-        for row in range(start, end):
-            target[row] = crop(centre_frames, boxes[row, 1:], cfg.patch_size)
-        return end - start
-
     for name, target in cubes.items():
         raw = name == "stc_raw.npy"
         context = cfg.context_frame_num if raw else cfg.context_of_num
@@ -145,9 +139,9 @@ def cut_video(cfg, video, boxes, size, cubes, bar):
         threads = workers(cfg.num_workers)
         stream = frames.load(video, needed, threads, cfg.on_bad_frame, repeated) if raw else frames.load_flow(
             video, needed, size, threads)
-        items = zip(frames.slide(needed, stream, windows), starts, ends)
-        for count in frames.parallel(lambda item, target=target: fill(target, item), items, threads):
-            bar.update(count if raw else 0)
+        for near, start, end in zip(frames.slide(needed, stream, windows), starts, ends):
+            crops(near, boxes[start:end, 1:], cfg.patch_size, target[start:end])
+            bar.update(end - start if raw else 0)
     return [f"{video.name}/{name}" for name in sorted(repeated)]
 
 

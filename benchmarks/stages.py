@@ -1,7 +1,7 @@
 """Every stage beside its floor: what no version could beat, measured in the same run.
 
     python -m benchmarks.stages                                    the demo's videos (python -m tools.make_demo)
-    python -m benchmarks.stages --dataset_name UCSDped2            real ones
+    python -m benchmarks.stages --dataset_name UCSDped2 --videos 1-4       real ones
     python -m benchmarks.stages --stages train scoring --repeat 3
 
 A row per stage: items per second of the stage and of its floor, their ratio (how many times longer the stage takes), peak
@@ -39,10 +39,10 @@ from fore_det import yolov3
 from models.cae import ReconCAE
 from models.spr import self_paced_weights, weighted_loss
 from utils import datasets, files, frames, metrics, record
-from utils.config import SUITE, parse_config
+from utils.config import SUITE, dataset_of, parse_config
 from utils.cubes import BlockCubes, Cubes
 from utils.run import precision_of, workers
-from utils.stc import crop
+from utils.stc import crops
 
 CUBES = 2560  # that training and scoring take: ten batches of 256
 
@@ -50,18 +50,17 @@ CUBES = 2560  # that training and scoring take: ten batches of 256
 class Bench:
     """What the rows share: a dataset's frames, in a folder of results that is thrown away."""
 
-    def __init__(self, name, count):
+    def __init__(self, name, videos, count):
         self.name, self.count = name, count
-        cfg = parse_config("", ["--dataset_name", name])
-        self.dataset = datasets.find(name, "test", cfg.layout)
-        self.words = ["--dataset_name", name]
+        self.words = ["--dataset_name", name, "--videos", videos]
+        self.dataset = dataset_of(parse_config("", self.words))
         self.threads = workers(-1)
 
     def some(self, count):
         """Flags for `count` frames of the first video, the video, and the frames' numbers."""
         video = self.dataset.videos[0]
         count = min(count, len(video))
-        return [*self.words, "--videos", 1, "--limit_frames", count], video, range(count)
+        return [*self.words[:3], 1, "--limit_frames", count], video, range(count)
 
     def clean(self, *folders):
         for folder in folders:
@@ -145,10 +144,11 @@ def cubes(bench, threads=0):
     def floor():
         for video in bench.dataset.videos:
             images = list(frames.load(video, range(len(video))))
-            own = boxes[(boxes[:, 0] >= video.first) & (boxes[:, 0] < video.first + len(video))]
-            for box in own:
-                near = datasets.window(int(box[0]) - video.first, 2, 0, len(video) - 1)
-                crop([images[t] for t in near], box[1:], 32)
+            first, last = np.searchsorted(boxes[:, 0], (video.first, video.first + len(video)))
+            ends = np.searchsorted(boxes[first:last, 0], np.arange(video.first, video.first + len(video) + 1)) + first
+            for t in range(len(video)):
+                near = datasets.window(t, 2, 0, len(video) - 1)
+                crops([images[k] for k in near], boxes[ends[t]:ends[t + 1], 1:], 32)
     return len(boxes), stage, floor
 
 
@@ -172,7 +172,7 @@ def train(bench, precision="bf16"):
 
     def floor():
         model, optimizer = fresh()
-        for raw, _ in batches:
+        for raw, *_ in batches:
             model.eval()
             with torch.no_grad(), autocast:
                 weights = self_paced_weights(model.raw_errors(raw), 0, 0.005, "mixture")
@@ -200,7 +200,7 @@ def scoring(bench):
 
     def floor():
         with torch.no_grad(), autocast:
-            for raw, _ in batches:
+            for raw, *_ in batches:
                 model(raw)
     return len(block), stage, floor
 
@@ -238,19 +238,20 @@ def measure(row, bench, repeat):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_name", default="demo", metavar="D")
+    parser.add_argument("--videos", default="", metavar="1,3-5", help="only these, by position")
     parser.add_argument("--stages", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
     parser.add_argument("--repeat", type=int, default=5, metavar="N")
     parser.add_argument("--network_frames", type=int, default=10, metavar="N", help="frames for FlowNet2 and YOLOv3")
     parser.add_argument("--inside", choices=ROWS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.inside:
-        return measure(args.inside, Bench(args.dataset_name, args.network_frames), args.repeat)
+        return measure(args.inside, Bench(args.dataset_name, args.videos, args.network_frames), args.repeat)
     print(f"{'stage':15} {'items/s':>10} {'floor':>10} {'ratio':>7} {'peak MB':>8}", flush=True)
     for row in args.stages:
         with tempfile.TemporaryDirectory() as folder:
             os.symlink(Path("raw_datasets").resolve(), Path(folder, "raw_datasets"))
             command = [sys.executable, "-m", "benchmarks.stages", "--inside", row, "--dataset_name", args.dataset_name,
-                       "--repeat", str(args.repeat), "--network_frames", str(args.network_frames)]
+                       "--videos", args.videos, "--repeat", str(args.repeat), "--network_frames", str(args.network_frames)]
             done = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(SUITE)},
                                   stdout=subprocess.PIPE, text=True, check=True)
         items, stage, floor, memory = map(float, done.stdout.splitlines()[-1].split()[1:])

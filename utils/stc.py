@@ -22,22 +22,30 @@ def not_empty(boxes, size):
 
 
 def crop(frames, box, patch_size):
-    """One cube: the box cut out of every frame, resized bilinearly.
+    """One cube, (T * C, P, P): see `crops`. box: x1 y1 x2 y2."""
+    return crops(frames, np.asarray(box)[None, :4], patch_size)[0]
 
-    frames: T arrays (H, W, C), uint8 or floats; box: x1 y1 x2 y2. Returns (T * C, P, P) in the frames' type,
-    channels frame by frame (frame 0's B, G, R, frame 1's ...). Raises ValueError if the crop is empty.
+
+def crops(frames, boxes, patch_size, cubes=None):
+    """A cube for each box: the box cut out of every frame, resized bilinearly.
+
+    frames: T arrays (H, W, C), uint8 or floats; boxes: (n, 4) x1 y1 x2 y2; cubes: (n, T * C, P, P) to be filled, or None.
+    Returns the cubes, in the frames' type, channels frame by frame (frame 0's B, G, R, frame 1's ...).
+    Raises ValueError if a crop is empty.
     """
     height, width, channels = frames[0].shape
-    x1, y1, x2, y2 = corners(np.asarray(box)[None, :4], (height, width))[0]
-    if x2 <= x1 or y2 <= y1:
-        raise ValueError(f"box {tuple(box)} has no pixel inside a {height}x{width} image")
     half = frames[0].dtype == np.float16  # cv2.resize does not know it
-    cube = np.empty((len(frames), channels, patch_size, patch_size), frames[0].dtype)
-    for part, frame in zip(cube, frames):
-        patch = frame[y1:y2, x1:x2]
-        patch = cv2.resize(patch.astype(np.float32) if half else patch, (patch_size, patch_size))
-        part[:] = patch.reshape(patch_size, patch_size, channels).transpose(2, 0, 1)
-    return cube.reshape(-1, patch_size, patch_size)
+    if cubes is None:
+        cubes = np.empty((len(boxes), len(frames) * channels, patch_size, patch_size), frames[0].dtype)
+    parts = cubes.reshape(len(boxes), len(frames), channels, patch_size, patch_size)
+    for cube, box, (x1, y1, x2, y2) in zip(parts, boxes, corners(boxes, (height, width)).tolist()):
+        if x2 <= x1 or y2 <= y1:
+            raise ValueError(f"box {tuple(box)} has no pixel inside a {height}x{width} image")
+        for part, frame in zip(cube, frames):
+            patch = frame[y1:y2, x1:x2]
+            patch = cv2.resize(patch.astype(np.float32) if half else patch, (patch_size, patch_size))
+            part[:] = patch.reshape(patch_size, patch_size, channels).transpose(2, 0, 1)
+    return cubes
 
 
 def block_of(boxes, size, h_block, w_block):

@@ -78,6 +78,9 @@ def test_what_would_stop_the_run_is_told_at_once(copy, monkeypatch):
     found, told = states(*NAME, "--flow_root_dir", "new", rc=2)
     assert "download_weights flownet2" in found["flow"] and "download_weights yolov3" in found["boxes"]
     assert "this run would stop: flow, boxes" in told
+    (copy / "broken.pth").write_bytes(b"nothing")
+    found, told = states(*WORDS, "--data_root_dir", "other", "--detector", "yolov3", "--detector_weights", "broken.pth", rc=2)
+    assert "boxes       cannot be done: broken.pth" in told and "would stop: boxes (see above)" in told
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     found, told = states(*WORDS, "--seed", "3", rc=2)
     assert "no room at" in told and "0.00 GB are free" in told

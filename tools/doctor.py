@@ -65,8 +65,13 @@ def main():
             rows[stage] = Row(stage, "cannot be done", str(error), frames=len(dataset.chosen))
         print(f"{stage:11} {rows[stage].state}{f': {rows[stage].why}' if rows[stage].why else ''}")
     rates = Rates(Path(cfg.data_root_dir, "rates.json"), in_words(device))
-    left = [cost(cfg, row, dataset, size, device, rates, *expected(cfg, dataset, rows["boxes"]))
-            for row in rows.values() if row.state != "done"]
+    left = []
+    for row in (row for row in rows.values() if row.state != "done"):
+        try:
+            left.append(cost(cfg, row, dataset, size, device, rates, *expected(cfg, dataset, rows["boxes"])))
+        except UserError as error:  # weights that can't be read, for one, or a detector that can't be imported
+            print(f"{row.stage:11} cannot be done: {error}")
+            left.append(row._replace(state="cannot be done"))
     if left:
         print("\n".join(table(left)))
     lacking = [row.stage for row in left if row.state == "cannot be done"] + full_disks(cfg, left)

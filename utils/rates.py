@@ -16,7 +16,8 @@ class Rates:
         """device: its name, in words."""
         self.path = path
         self.machine = f"{platform.node()}: {device}, {cores()} cores, {os.environ.get('OMP_NUM_THREADS', 'all')} threads"
-        self.known = files.load_json(path) if path.is_file() else {}
+        known = files.load_json(path) if path.is_file() else {}
+        self.known = known if isinstance(known, dict) else {}
 
     def __call__(self, what, measure):
         """The rate of `what`: as it is known, else what measure() gives, which is kept."""

@@ -36,7 +36,6 @@ NO_BOXES = np.empty((0, 4), np.float32)
 def main():
     cfg = parse_config(__doc__, stages=("boxes",))
     folder = Path(cfg.data_root_dir, cfg.dataset_name, cfg.mode)
-    use_threads(cfg.threads)
     dataset = dataset_of(cfg)
     wanted = plan.wanted_boxes(cfg, dataset, *inputs(cfg, dataset, folder))
     with ranks.together(folder):
@@ -145,6 +144,7 @@ def source_of_boxes(cfg, dataset, repeated):
         return of_file
     if cfg.detector == "none":
         return lambda video: itertools.repeat(NO_BOXES)
+    use_threads(cfg.threads)
     device = device_of(cfg.device)
     weights = detector.weights_file(cfg.detector, cfg.detector_weights, cfg.detector_scale)
     detect = detector.load_detector(cfg.detector, weights, cfg.detector_scale, device)

@@ -60,7 +60,7 @@ def extract(cfg, dataset, folder, boxes, sizes, outputs, wanted):
         print(f"writes {folder / name}: {' x '.join(map(str, shape))} {outputs[name][1]}, "
               f"{math.prod(shape) * outputs[name][1].itemsize / 1e6:,.0f} MB")
     if ranks.RANK == 0:
-        prepare(folder, parts, outputs, shapes, wanted)
+        prepare(folder, parts, outputs, shapes, plan.room(cfg, "cubes", cubes=len(boxes)), wanted)
     ranks.wait()
     done = record.load(folder / "cubes.part.json")
     state = done if ranks.RANK == 0 else {**done, "videos": [], "seconds": 0, "repeated": []}
@@ -88,7 +88,7 @@ def extract(cfg, dataset, folder, boxes, sizes, outputs, wanted):
         name_parts(folder, parts, repeated, len(boxes), wanted, clock)
 
 
-def prepare(folder, parts, outputs, shapes, wanted):
+def prepare(folder, parts, outputs, shapes, room, wanted):
     """Makes the files to be filled, or takes those of a stopped run; cubes.part.json then tells which videos are done."""
     found = [record.load(path) for path in sorted(folder.glob("cubes.part*.json"))]
     found = [state for state in found if state["id"] == wanted["id"]]
@@ -101,7 +101,6 @@ def prepare(folder, parts, outputs, shapes, wanted):
             path.unlink()
         for part in parts.values():
             part.unlink(missing_ok=True)
-        room = sum(math.prod(shape) * outputs[name][1].itemsize for name, shape in shapes.items())
         files.require_room(folder, room, "the cubes", "--data_root_dir")
         for name, part in parts.items():
             files.create_map(part, outputs[name][1], shapes[name])

@@ -40,7 +40,7 @@ def main():
     cfg = parse_config(__doc__, [word for _, pair in words for word in pair])
     if cfg.dry_run:
         given = [word for name, pair in words for word in pair if name != "dry_run"]
-        return start("doctor", ["-m", "tools.doctor", *given], ["-m", "tools.doctor", *given])
+        sys.exit(python(["-m", "tools.doctor", *given]))
     started = time.monotonic()
     for stage in STAGES:
         if stage not in plan.stages(cfg):
@@ -57,12 +57,17 @@ def main():
 def start(stage, shown, command):
     """Runs a stage; ends this process with the stage's exit code if it fails."""
     print(f"== {stage}: python {' '.join(shown)}", flush=True)
-    path = os.pathsep.join(filter(None, (str(SUITE), os.environ.get("PYTHONPATH"))))
-    code = run_stage([sys.executable, *command], env={**os.environ, "PYTHONPATH": path})
+    code = python(command)
     if code:
         then = "once that is mended, the same command goes on" if code == 2 else "the same command goes on"
         print(f"== {stage} ended with exit code {code}; {then} from there", file=sys.stderr)
         sys.exit(code if code > 0 else 128 - code)
+
+
+def python(command):
+    """Runs Python in a process of its own that finds the suite's packages; returns its exit code."""
+    path = os.pathsep.join(filter(None, (str(SUITE), os.environ.get("PYTHONPATH"))))
+    return run_stage([sys.executable, *command], env={**os.environ, "PYTHONPATH": path})
 
 
 def settings_of_model(cfg, given):

@@ -51,9 +51,7 @@ def main():
         if not cfg.model:
             record.verify_models(folder, own=False)
     labels, source = read_labels(dataset, boxes_made["sizes"])
-    statistics = [[number, *block.mean, *block.std] for number, block in models.blocks.items()]
-    wanted = record.wanted(cfg, "test", cubes=cubes_made["id"], model=[models.recipe["id"], record.digest(statistics)],
-                           labels=source, abnormal=None if labels is None else record.digest(labels.tolist()))
+    wanted = plan.wanted_scores(cfg, cubes_made["id"], models.recipe["id"], models.statistics, labels, source)
     ranks.start(device_of(cfg.device))
     with ranks.together(results), locked(folder, shared=True):
         record.require_still(folder / "cubes.json", cubes_made)
@@ -84,6 +82,8 @@ def evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wante
     cubes = Cubes(folder, use_flow, device_of(cfg.device), cubes_made)
     sizes = record.sizes_of(boxes, boxes_made)  # (N, 2)
     same_cubes = models.recipe["input"].get("cubes") == cubes_made["id"]
+    if not same_cubes:
+        cubes.to_device()
     box_scores = score_boxes(cfg, cubes, block_of(boxes[:, 1:], sizes, *models.grid), models, same_cubes)
     if ranks.RANK:  # the scores are all that the ranks share
         return

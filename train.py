@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from models.cae import ReconCAE, errors
+from models.checkpoint import earlier
 from models.ending import end, snapshot
 from models.spr import self_paced_weights, thresholds, weighted_loss
 from utils import files, plan, ranks, record
@@ -58,11 +59,12 @@ def main():
             for note in boxes_made["notes"]:  # before hours are spent: were all videos there?
                 print(note)
             cubes = Cubes(folder, cfg.use_flow, device, cubes_made)
+            cubes.to_device()
             boxes = record.boxes_of(folder, boxes_made)
             block = block_of(boxes[:, 1:], record.sizes_of(boxes, boxes_made), cfg.h_block, cfg.w_block)
             print(f"reads {folder}: {len(cubes):,} cubes in {len(np.unique(block))} of {cfg.h_block}x{cfg.w_block} blocks, "
                   f"{cfg.precision} on {device}")
-            if device.type == "cpu" and ranks.WORLD == 1 and free_cores() < torch.get_num_threads():
+            if device.type == "cpu" and ranks.WORLD == 1 and free_cores() < 0.75 * torch.get_num_threads():
                 print(f"note: others use this machine's cores: {torch.get_num_threads()} threads may be slower than fewer; "
                       "--threads -1 takes as many as cores are free")
             train(cfg, folder, cubes, block, wanted)
@@ -108,7 +110,9 @@ def collect(cfg, folder, cubes, block, done, wanted):
 def train_block(cfg, path, cubes, wanted):
     """Trains one block's network, or goes on where an earlier run stopped, and ends the training; returns its checkpoint."""
     resume = path.with_suffix(".resume.pt")
-    state = earlier(cfg, path, resume, wanted)
+    state, note = earlier(path, wanted, plan.epochs_to_end(cfg), cfg.epochs)
+    if note:
+        print(note)
     if state.get("id") == wanted["id"] and "scores" in state:
         return state
     torch.manual_seed(cubes.seed_of(0))
@@ -134,21 +138,6 @@ def train_block(cfg, path, cubes, wanted):
     return state
 
 
-def earlier(cfg, path, resume, wanted):
-    """What an earlier run left of this training: finished, finished in another way, half-way, or {}."""
-    for file in (path, resume):
-        state = files.load_checkpoint(file, {"id"}) if file.is_file() else {}
-        if state.get("training") != record.training_id(wanted):
-            continue
-        if state["id"] == wanted["id"]:
-            return state
-        if len(state["recent"]) + cfg.epochs - state["epoch"] >= min(needed(cfg), cfg.epochs):
-            print(f"{file}: the same training, ended otherwise ({record.difference(state, wanted)}): its weights are taken")
-            return {**state, "epoch_scores": {}}
-        print(f"{file}: keeps the weights after {len(state['recent'])} epochs, too few to end otherwise: training again")
-    return {}
-
-
 def fit(cfg, model, cubes, state, clock, autocast, resume):
     """Trains a network to its last epoch, from its start or from where `state` is, and keeps `state` up to date."""
     network = ranks.network_of(model, cfg.sync_bn)
@@ -168,7 +157,7 @@ def fit(cfg, model, cubes, state, clock, autocast, resume):
                     raise UserError(f"{resume}: the loss is {stats['loss']} in epoch {epoch + 1}: lower --lr, or take "
                                     "--precision fp32; the epochs before are kept")
                 state["cube_weights"].append(cubes.in_order(weights.half().cpu(), epoch + 1))
-                state["recent"] = [*state["recent"], snapshot(model)][-max(needed(cfg), cfg.keep_epochs):]
+                state["recent"] = [*state["recent"], snapshot(model)][-max(plan.epochs_to_end(cfg), cfg.keep_epochs):]
                 if is_scored(cfg, epoch + 1) and epoch + 1 < cfg.epochs:
                     state["epoch_scores"][epoch + 1] = ended_after(cfg, model, cubes, state["recent"], epoch + 1, autocast)[1]
                 state["log"].append({"row": row, "column": column, "epoch": epoch + 1, **stats, "seconds": clock()})
@@ -181,7 +170,8 @@ def fit(cfg, model, cubes, state, clock, autocast, resume):
 def finish(cfg, model, cubes, state, autocast):
     """Ends a training: the final network and its scores; where it is ended again, scores of the last epochs as well."""
     recent = state["recent"]
-    for back in range(max(0, len(recent) - needed(cfg)), -1, -1):  # epochs whose weights were kept, the last one last
+    kept = max(0, len(recent) - plan.epochs_to_end(cfg))
+    for back in range(kept, -1, -1):  # epochs whose weights were kept, the last one last
         epoch = cfg.epochs - back
         if back == 0 or is_scored(cfg, epoch) and epoch not in state["epoch_scores"]:
             ended, scores = ended_after(cfg, model, cubes, recent[:len(recent) - back], epoch, autocast)
@@ -193,13 +183,8 @@ def finish(cfg, model, cubes, state, autocast):
 
 def ended_after(cfg, model, cubes, recent, epoch, autocast):
     """The network as it is if training ends after this epoch, and the scores (n, 1 or 2) of its cubes."""
-    ended = end(model, recent[-needed(cfg):], cfg.recalibrate_bn, cubes.shuffled(epoch, whole=True), autocast)
+    ended = end(model, recent[-plan.epochs_to_end(cfg):], cfg.recalibrate_bn, cubes.shuffled(epoch, whole=True), autocast)
     return ended, torch.from_numpy(cubes.scores(ended, autocast))
-
-
-def needed(cfg):
-    """After how many of the last epochs the weights are needed to end a training."""
-    return max(1, cfg.average_last)
 
 
 def is_scored(cfg, epoch):

@@ -4,7 +4,8 @@
 
 Anonymous resident memory (RssAnon: what the system cannot take back) of train.py's loop and of scoring, over --steps
 batches spread across a cube file of 10,000 rows and one of 1,200,000 (ShanghaiTech in mode merge), which is sparse: it
-takes no room on the disk. Each in a process of its own; the highest of all steps counts. Speed is not measured.
+takes no room on the disk. Each in a process of its own; the highest of all steps counts. Speed is not measured. The few
+bytes per cube that a whole run keeps (docs/CLUSTER.md, "Memory") are not in it.
 """
 
 import argparse
@@ -49,7 +50,7 @@ def measure(count, steps, width):
     train_epoch = runpy.run_path(str(SUITE / "train.py"))["train_epoch"]
     train_epoch(model, torch.optim.Adam(model.parameters()), spread(), 0, 0, autocast, cfg, lambda _: seen.append(anonymous()))
     trained, seen = max(seen), []
-    rows = np.sort(np.resize(np.linspace(0, count - 1, 256 * steps).astype(int), 256 * steps))
+    rows = np.linspace(0, count - 1, 256 * steps).astype(int)
     score(model, cubes, rows, 256, autocast, lambda _: seen.append(anonymous()))
     print("measured", trained, max(seen))
 

@@ -27,6 +27,31 @@ class Models(NamedTuple):
     precision: str  # "fp32" or "bf16", as they were trained
     recipe: dict  # id, settings and input of the training, or the file they come from
 
+    @property
+    def statistics(self):
+        """Each block's number, mean and std: what a z-score depends on."""
+        return [[number, *block.mean, *block.std] for number, block in self.blocks.items()]
+
+
+def earlier(path, wanted, needed, epochs):
+    """What an earlier run left of a block's training: finished, finished in another way, half-way, or {}; and a line or "".
+
+    path: of the block's checkpoint; wanted: the training's record; needed: after how many of its last epochs the weights are
+    needed to end it; epochs: that it has.
+    """
+    for file in (path, path.with_suffix(".resume.pt")):
+        state = load_checkpoint(file, {"id"}) if file.is_file() else {}
+        if state.get("training") != record.training_id(wanted):
+            continue
+        if state["id"] == wanted["id"]:
+            return state, ""
+        if len(state["recent"]) + epochs - state["epoch"] >= min(needed, epochs):
+            return {**state, "epoch_scores": {}}, (
+                f"{file}: the same training, ended otherwise ({record.difference(state, wanted)}): its weights are taken")
+        note = f"{file}: keeps the weights after {len(state['recent'])} epochs, too few to end otherwise: training again"
+        return {}, note
+    return {}, ""
+
 
 def load_models(path):
     """The trained blocks in a folder written by train.py, or in an official D_model.npy with its scores beside it.

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from conftest import SMALL, STAGES, SUITE, run_script
 
-from utils import run
+from utils import record, run
 
 NAME = ["--dataset_name", "UCSDped2"]
 WORDS = [*NAME, "--flow_method", "dis", "--detector", "none", "--min_area", "100", *SMALL, "--score_every", "1"]
@@ -54,6 +55,25 @@ def test_what_is_foretold_is_what_the_stages_do(copy):
     assert states(*WORDS, *flags)[0] == dict.fromkeys(ORDER, "done")
 
 
+def test_a_training_is_ended_again_where_that_takes_no_new_one(copy):
+    """The doctor asks what train.py asks: which weights were kept."""
+    assert "0 epochs of" in states(*WORDS, "--recalibrate_bn", "true")[1]
+    assert "2 epochs of" in states(*WORDS, "--average_last", "2")[1]  # one was kept
+    run_script("train.py", *WORDS, "--keep_epochs", "2", "--seed", "1")
+    assert "0 epochs of" in states(*WORDS, "--average_last", "2", "--seed", "1")[1]
+
+
+def test_each_block_counts_once(copy):
+    words = [*WORDS, "--h_block", "2"]
+    run_script("train.py", *words)
+    first, second = (f"data/UCSDped2/test/model_{row}_0.pt" for row in (0, 1))
+    shutil.copy(first, first.replace(".pt", ".resume.pt"))  # killed between the checkpoint and the end of its resume file
+    os.remove(second)
+    os.remove("data/UCSDped2/test/train.json")
+    found, told = states(*words)
+    assert found["train"] == "to do" and "1 epochs of" in told and "-" not in told.split("left to do")[1].split("epochs")[0]
+
+
 def test_half_done_work_counts(copy):
     for path in sorted((copy / "optical_flow").rglob("*.npy"))[:5]:
         path.unlink()
@@ -65,11 +85,20 @@ def test_half_done_work_counts(copy):
     found, told = states(*WORDS)
     assert found["flow"] == "to do" and found["boxes"] == "done" and "5 frames by dis" in told
     assert found["train"] == "to do" and "1 epochs of" in told
+    run_script("extract_bbox.py", *WORDS)
+    made = record.load("data/UCSDped2/test/cubes.json")
+    for name in ("stc_raw.npy", "cubes.json"):
+        os.remove(f"data/UCSDped2/test/{name}")
+    record.write(Path("data/UCSDped2/test/cubes.part.json"), {"id": made["id"], "videos": [0], "seconds": 1, "repeated": []})
+    found, told = states(*WORDS)
+    assert found["cubes"] == "to do"
+    assert [line.split()[2:4] for line in told.splitlines() if line.startswith("cubes ")][-1] == ["s", "0.00"]
 
 
 def test_changed_frames_make_all_stale(copy):
     shutil.copy("raw_datasets/UCSDped2/Test/Test001/001.tif", "raw_datasets/UCSDped2/Test/Test001/015.tif")
-    found, _ = states(*WORDS)
+    found, _ = states(*WORDS, rc=2)
+    assert "15 frames, but 14 labels" in found["test"]
     assert "Test001 have changed" in found["flow"] and "other frames" in found["boxes"]
     assert all(row.startswith("stale") for row in list(found.values())[:4])
 
@@ -81,6 +110,14 @@ def test_what_would_stop_the_run_is_told_at_once(copy, monkeypatch):
     (copy / "broken.pth").write_bytes(b"nothing")
     found, told = states(*WORDS, "--data_root_dir", "other", "--detector", "yolov3", "--detector_weights", "broken.pth", rc=2)
     assert "boxes       cannot be done: broken.pth" in told and "would stop: boxes (see above)" in told
+    np.save("theirs.npy", np.load("data/UCSDped2/test/bboxes.npy"))  # boxes of others need neither flow nor weights
+    found, told = states(*NAME, "--data_root_dir", "other", "--boxes_from", "theirs.npy", *SMALL)
+    assert list(found) == ORDER[1:] and "about" not in told.split("left to do")[1]
+    found, told = states(*WORDS, "--boxes_from", "none.npy", rc=2)
+    assert "none.npy: no such file" in found["boxes"] and "cubes, " not in told.split("would stop")[1]
+    os.remove("raw_datasets/UCSDped2/Test/Test001_gt/001.bmp")
+    assert "Test001" in states(*WORDS, rc=2)[0]["test"]
+    shutil.rmtree("raw_datasets/UCSDped2/Test/Test001_gt"), shutil.rmtree("raw_datasets/UCSDped2/Test/Test002_gt")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     found, told = states(*WORDS, "--seed", "3", rc=2)
     assert "no room at" in told and "0.00 GB are free" in told
@@ -94,16 +131,22 @@ def test_through_the_pipeline(copy):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-@pytest.mark.parametrize("count, given, expected", [(3, None, "3"), (0, None, "2"), (0, "1", "1"), (-1, "1", "1")])
-def test_threads(monkeypatch, count, given, expected):
-    monkeypatch.delitem(sys.modules, "torch")
+@pytest.mark.parametrize("count, given, ranks, expected", [
+    (3, None, "1", 3), (0, None, "1", 2), (0, "1", "1", 5), (-1, "1", "1", 4), (-1, None, "2", 2), (-1, None, "8", 1)])
+def test_threads(monkeypatch, count, given, ranks, expected):
+    before = torch.get_num_threads()
     monkeypatch.setattr(run, "cores", lambda: 2)
-    monkeypatch.setattr(run, "free_cores", lambda: 1)
+    monkeypatch.setattr(run, "free_cores", lambda: 4)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
     monkeypatch.delenv("OMP_NUM_THREADS")
     if given:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
-    run.use_threads(count)
-    assert os.environ["OMP_NUM_THREADS"] == expected
+    try:
+        torch.set_num_threads(5)
+        run.use_threads(count)
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_cores_are_those_that_are_free():

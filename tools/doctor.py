@@ -1,14 +1,15 @@
 """What a run would do, what it lacks and what it would cost, before anything is started.
 
     python run_pipeline.py --dataset_name D --mode MODE [flags] --dry_run
-    python -m tools.doctor --dataset_name D --mode MODE [flags]             the same
 
 Frames found, and whether they are as many as the dataset is known to have; packages, device, weights; per stage whether
 it is done, to do, or stale and why; its time and its room on the disk, and what is free there. Time comes from rates that
 are measured on this machine, once for each method and size (some seconds), and kept in data/rates.json; nothing else is
-written. Before there are boxes, 10 per frame are assumed. Ends with exit code 2 where something would stop the run.
+written (torchvision may fetch the weights of its models). Before there are boxes, 10 per frame are assumed. Ends with exit
+code 2 where something would stop the run.
 """
 
+import functools
 import os
 import shutil
 from pathlib import Path
@@ -23,27 +24,27 @@ from fore_det import detector
 from fore_det.boxes import moving
 from fore_det.published import read_boxes
 from models.cae import ReconCAE
-from models.checkpoint import load_models
+from models.checkpoint import earlier, load_models
 from utils import files, frames, labels, plan, record
 from utils.config import dataset_of, parse_config
 from utils.datasets import DATASETS
 from utils.errors import UserError
-from utils.rates import Rates, duration, per_second
-from utils.run import cores, device_of, free_cores, precision_of, run, use_threads, versions, workers
-from utils.stc import crop
+from utils.rates import Rates, cube_rates, duration, flow_rate, network_rates, per_second
+from utils.run import cores, device_of, free_cores, run, use_threads, versions, workers
 
 ASSUMED = 10  # boxes per frame, before there are any
+CANNOT = "cannot be done"
 
 
 class Row(NamedTuple):
     """How a stage stands, and what is left of its work and costs."""
 
     stage: str
-    state: str  # done, to do, stale, cannot be done
+    state: str  # done, to do, stale, or CANNOT
     why: str = ""  # where it is stale or cannot be done; else what it is done with
     made: dict | None = None  # the record that its output has or would have; None where that cannot be told yet
     frames: int = 0  # left to do
-    share: float = 1.0  # of the training that is left to do
+    share: float = 1.0  # of the cubes, or of the training, that is left to do
     work: str = ""
     seconds: float | None = 0.0  # None: not known
     bytes: int = 0
@@ -62,19 +63,21 @@ def main():
         try:
             rows[stage] = LOOK[stage](cfg, dataset, Path(cfg.data_root_dir, cfg.dataset_name, cfg.mode), rows)
         except UserError as error:
-            rows[stage] = Row(stage, "cannot be done", str(error), frames=len(dataset.chosen))
+            rows[stage] = Row(stage, CANNOT, str(error), frames=len(dataset.chosen))
         print(f"{stage:11} {rows[stage].state}{f': {rows[stage].why}' if rows[stage].why else ''}")
-    rates = Rates(Path(cfg.data_root_dir, "rates.json"), in_words(device))
+    threads = f"{torch.get_num_threads()} threads of networks, {workers(cfg.num_workers)} of frames"
+    rates = Rates(Path(cfg.data_root_dir, "rates.json"), f"{in_words(device)}, {threads}")
+    rows["boxes"], cubes, guess = expected(cfg, dataset, rows["boxes"])
     left = []
     for row in (row for row in rows.values() if row.state != "done"):
         try:
-            left.append(cost(cfg, row, dataset, size, device, rates, *expected(cfg, dataset, rows["boxes"])))
+            left.append(cost(cfg, row, dataset, size, device, rates, cubes, guess))
         except UserError as error:  # weights that can't be read, for one, or a detector that can't be imported
-            print(f"{row.stage:11} cannot be done: {error}")
-            left.append(row._replace(state="cannot be done"))
+            print(f"{row.stage:11} {CANNOT}: {error}")
+            left.append(row._replace(state=CANNOT))
     if left:
         print("\n".join(table(left)))
-    lacking = [row.stage for row in left if row.state == "cannot be done"] + full_disks(cfg, left)
+    lacking = [row.stage for row in left if row.state == CANNOT] + full_disks(cfg, left)
     if lacking:
         raise UserError(f"this run would stop: {', '.join(lacking)} (see above)")
 
@@ -123,6 +126,8 @@ def look_at_boxes(cfg, dataset, folder, rows):
     if row.state == "done" or cfg.boxes_from or cfg.detector == "none":
         return row
     weights = detector.weights_file(cfg.detector, cfg.detector_weights, cfg.detector_scale)
+    if weights:
+        files.size(weights)  # it may be believed from the record, but now it is read
     return row._replace(why="; ".join([row.why] * bool(row.why) + [f"by {weights}"] * bool(weights)))
 
 
@@ -130,8 +135,12 @@ def look_at_cubes(cfg, dataset, folder, rows):
     flow = rows["flow"].made if cfg.use_flow else None
     if rows["boxes"].made is None or cfg.use_flow and flow is None:
         return Row("cubes", "to do", frames=len(dataset.chosen))
-    wanted = plan.wanted_cubes(cfg, rows["boxes"].made["id"], flow)
-    return compared("cubes", folder / "cubes.json", wanted, plan.cube_files(cfg), len(dataset.chosen))
+    wanted, done = plan.wanted_cubes(cfg, rows["boxes"].made["id"], flow), set()
+    for part in (record.load(path) for path in folder.glob("cubes.part*.json")):  # of a stopped run, one for each rank
+        done |= set(part["videos"]) if part["id"] == wanted["id"] else set()
+    left = sum(len(video.chosen) for k, video in enumerate(dataset.videos) if k not in done)
+    row = compared("cubes", folder / "cubes.json", wanted, plan.cube_files(cfg), left)
+    return row._replace(share=left / len(dataset.chosen))
 
 
 def look_at_training(cfg, dataset, folder, rows):
@@ -141,22 +150,19 @@ def look_at_training(cfg, dataset, folder, rows):
     if row.state == "done" or rows["cubes"].state != "done":
         return row
     done, count = 0, record.load(folder / "cubes.json")["cubes"]
-    for path in folder.glob("model_*.pt"):  # finished blocks of this training, and the one that was stopped
-        state = files.load_checkpoint(path, {"training", "epoch", "cube_weights"})
-        done += state["epoch"] * len(state["cube_weights"][0]) if state["training"] == record.training_id(row.made) else 0
+    for path in {path.with_name(path.name.replace(".resume.pt", ".pt")) for path in folder.glob("model_*.pt")}:
+        state, _ = earlier(path, row.made, plan.epochs_to_end(cfg), cfg.epochs)
+        done += state["epoch"] * len(state["cube_weights"][0]) if state else 0
     return row._replace(share=1 - done / (count * cfg.epochs))
 
 
 def look_at_scores(cfg, dataset, folder, rows):
-    path = Path(cfg.results_dir, cfg.dataset_name, cfg.mode, "test.json")
-    recipe = load_models(cfg.model).recipe if cfg.model else rows["train"].made
-    if any(row.state != "done" for row in rows.values()):
-        return Row("test", "to do", "" if record.load(path) is None else "what they are made from will be")
-    found, source = labels.read_labels(dataset, record.load(folder / "boxes.json")["sizes"])
-    models = ((record.load(path) or {}).get("input", {}).get("model") or [None, None])[1]  # the digest of their statistics
-    wanted = record.wanted(cfg, "test", cubes=rows["cubes"].made["id"], model=[recipe["id"], models], labels=source,
-                           abnormal=None if found is None else record.digest(found.tolist()))
-    return compared("test", path, wanted, ["metrics.json"])
+    found, source = labels.read_labels(dataset, [frames.size_of(video) for video in dataset.videos])
+    if any(rows[stage].state != "done" for stage in ("cubes", "train") if stage in rows):
+        return Row("test", "to do")
+    models = load_models(cfg.model or folder)
+    wanted = plan.wanted_scores(cfg, rows["cubes"].made["id"], models.recipe["id"], models.statistics, found, source)
+    return compared("test", Path(cfg.results_dir, cfg.dataset_name, cfg.mode, "test.json"), wanted, ["metrics.json"])
 
 
 LOOK = {"flow": look_at_flow, "boxes": look_at_boxes, "cubes": look_at_cubes, "train": look_at_training, "test": look_at_scores}
@@ -169,37 +175,57 @@ def compared(stage, path, wanted, outputs=(), count=0):
     return Row(stage, "done" if done else "stale" if stale else "to do", why if stale else "", wanted, count)
 
 
-def expected(cfg, dataset, boxes):
-    """How many boxes there are or will be, and whether that is a guess."""
-    if boxes.state == "done":
-        return record.load(Path(cfg.data_root_dir, cfg.dataset_name, cfg.mode, "boxes.json"))["boxes"], False
-    if cfg.boxes_from and boxes.state != "cannot be done":
-        return int(np.isin(read_boxes(cfg.boxes_from, dataset.num_frames)[:, 0], dataset.chosen).sum()), False
-    return ASSUMED * len(dataset.chosen), True
+def expected(cfg, dataset, row):
+    """The Row of the boxes, the number of boxes that there are or will be, and whether that is a guess."""
+    if row.state == "done":
+        return row, record.load(Path(cfg.data_root_dir, cfg.dataset_name, cfg.mode, "boxes.json"))["boxes"], False
+    try:
+        if cfg.boxes_from and row.state != CANNOT:
+            given = read_boxes(cfg.boxes_from, dataset.num_frames)
+            return row, int(np.isin(given[:, 0], dataset.chosen).sum()), False
+    except UserError as error:
+        print(f"{row.stage:11} {CANNOT}: {error}")
+        row = row._replace(state=CANNOT)
+    return row, ASSUMED * len(dataset.chosen), True
 
 
 def cost(cfg, row, dataset, size, device, rates, cubes, guess):
     """The Row with its work, seconds and bytes; cubes: how many there are, guess: or may be."""
-    seconds, network, about = None, 0, f"{'about ' * guess}{cubes:,} cubes"
-    work = {"flow": f"{row.frames:,} frames by {cfg.flow_method}", "boxes": f"{row.frames:,} frames", "cubes": about,
-            "train": f"{cfg.epochs * row.share:.0f} epochs of {about}, {cfg.precision}", "test": about}[row.stage]
-    if row.stage == "flow" and row.state != "cannot be done":
-        seconds = row.frames / rates(f"flow by {cfg.flow_method}", lambda: flow_rate(cfg, dataset.videos[0]))
-    elif row.stage == "boxes" and row.state != "cannot be done":
-        seconds = 0 if cfg.boxes_from else row.frames / rates(
-            f"boxes by {cfg.detector}, {cfg.detector_scale}, of {size[0]}x{size[1]}", lambda: boxes_rate(cfg, dataset, device))
-    elif row.stage == "cubes":
-        what = f"cubes of {shape_of_cubes(cfg)} from {size[0]}x{size[1]}"
-        decoded, cut = rates(what, lambda: cube_rates(cfg, dataset.videos[0]))
-        seconds = row.frames / decoded + cubes / cut
-    elif row.stage in ("train", "test"):
-        what = f"network of width {cfg.num_feature_root}, {shape_of_cubes(cfg)}, batches of {cfg.batch_size}, {cfg.precision}"
-        forward, step, network = rates(what, lambda: network_rates(cfg, device))
-        refined = max(0, cfg.epochs - cfg.warmup_epoch) if cfg.sp_mode != "none" else 0
-        scored = cfg.epochs // cfg.score_every if cfg.score_every else 1
-        trained = cubes * row.share * (cfg.epochs / step + (refined + scored) / forward)
-        seconds = trained if row.stage == "train" else cubes / forward if cfg.model else 0  # else training has scored them
-    return row._replace(work=work, seconds=seconds, bytes=plan.room(cfg, row.stage, row.frames, size, cubes, network))
+    about, image = f"{'about ' * guess}{cubes:,} cubes", f"{size[0]}x{size[1]}"
+    room = functools.partial(plan.room, cfg, row.stage, row.frames, size, cubes)
+    first = functools.partial(first_frames, cfg, dataset.videos[0])
+    if row.stage == "flow":
+        weights = stamp(weights_file(cfg.flow_method, cfg.flow_weights)) if row.state != CANNOT else ""
+        seconds = None if row.state == CANNOT else row.frames / rates(
+            f"flow by {cfg.flow_method}{weights or ''} of {image}", lambda: flow_rate(METHODS[cfg.flow_method](
+                weights_file(cfg.flow_method, cfg.flow_weights), cfg.device), first, size, cfg.flow_dtype))
+        return row._replace(work=f"{row.frames:,} frames by {cfg.flow_method}", seconds=seconds, bytes=room())
+    if row.stage == "boxes":
+        seconds = 0 if cfg.boxes_from else None
+        if row.state != CANNOT and not cfg.boxes_from:
+            source = detector.source("", cfg.detector, cfg.detector_weights, cfg.detector_scale).get("weights", "")
+            what = f"boxes by {cfg.detector}{source}, scale {cfg.detector_scale}, of {image}"
+            seconds = row.frames / rates(what, lambda: boxes_rate(cfg, first, device))
+        return row._replace(work=f"{row.frames:,} frames", seconds=seconds, bytes=room())
+    if row.stage == "cubes":
+        decoded, cut = rates(f"cubes of {shape_of_cubes(cfg)} from {image}", lambda: cube_rates(
+            first, plan.span(cfg.context_frame_num, cfg.border_mode), cfg.patch_size))
+        seconds = row.frames / decoded + cubes * row.share * (1 + cfg.use_flow) / cut
+        return row._replace(work=about, seconds=seconds, bytes=room() if row.share == 1 else 0)  # begun: the room is taken
+    if row.stage == "test" and not cfg.model:  # training has scored the cubes
+        return row._replace(work=about, seconds=0, bytes=room())
+    batch, channels = cfg.batch_size if row.stage == "train" else 256, [count for count, _ in plan.cube_files(cfg).values()]
+    refining, scoring, step, network = rates(
+        f"network of width {cfg.num_feature_root}, {shape_of_cubes(cfg)}, batches of {batch}, {cfg.precision}",
+        lambda: network_rates(ReconCAE(cfg.num_feature_root, channels[0] // 3, cfg.use_flow, (*channels, 0)[1] // 2),
+                              [(batch, count, cfg.patch_size, cfg.patch_size) for count in channels], cfg.precision, device))
+    if row.stage == "test":
+        return row._replace(work=about, seconds=cubes / scoring, bytes=room())
+    refined = max(0, cfg.epochs - cfg.warmup_epoch) if cfg.sp_mode != "none" else 0
+    scored = max(1, cfg.epochs // cfg.score_every if cfg.score_every else 1)
+    seconds = cubes * (row.share * (cfg.epochs / step + refined / refining) + scored / scoring)
+    return row._replace(work=f"{cfg.epochs * row.share:.0f} epochs of {about}, {cfg.precision}", seconds=seconds,
+                        bytes=room(network, cfg.h_block * cfg.w_block))
 
 
 def shape_of_cubes(cfg):
@@ -233,20 +259,14 @@ def full_disks(cfg, rows):
     return lacking
 
 
-def flow_rate(cfg, video):
-    """Frames per second, with the method's own weights, on the first frames."""
-    method = METHODS[cfg.flow_method](weights_file(cfg.flow_method, cfg.flow_weights), cfg.device)
-    count = 17 if method.threaded else method.batch + 1
-    images = [method.prepare(frame) for frame in frames.load(video, range(min(len(video), count)))]
-    batches = list(frames.batched(zip(images, images[1:] or images), method.batch))
-    threads = workers(cfg.num_workers) if method.threaded else 0
-    return per_second(sum(map(len, batches)), lambda: list(frames.parallel(method.flow, batches, threads)))
+def first_frames(cfg, video, count):
+    """The first frames of a video, decoded as the stages do."""
+    return list(frames.load(video, range(min(len(video), count)), workers(cfg.num_workers), cfg.on_bad_frame))
 
 
-def boxes_rate(cfg, dataset, device):
+def boxes_rate(cfg, first, device):
     """Frames per second of the detector on the first frames; without one, of motion boxes where a few things move."""
-    video = dataset.videos[0]
-    images = list(frames.load(video, range(min(len(video), 8 if device.type == "cuda" else 1))))
+    images = first(8 if device.type == "cuda" else 1)
     if cfg.detector != "none":
         weights = detector.weights_file(cfg.detector, cfg.detector_weights, cfg.detector_scale)
         detect = detector.load_detector(cfg.detector, weights, cfg.detector_scale, device)
@@ -257,40 +277,6 @@ def boxes_rate(cfg, dataset, device):
     none, rest = np.empty((0, 4), np.float32), (cfg.motion_thr, cfg.min_area, cfg.box_margin)
     return per_second(16, lambda: list(frames.parallel(
         lambda _: moving(flow, none, *rest), range(16), workers(cfg.num_workers))))
-
-
-def cube_rates(cfg, video):
-    """Frames per second that are decoded, and cubes per second that are cut out of decoded ones."""
-    few = range(min(len(video), 8))
-    decoded = per_second(len(few), lambda: list(frames.load(video, few, workers(cfg.num_workers))))
-    span = plan.span(cfg.context_frame_num, cfg.border_mode)
-    images = list(frames.load(video, few))
-    near = (images * span)[:span]
-    cut = per_second(100, lambda: [crop(near, (10, 10, 50, 50), cfg.patch_size) for _ in range(100)])
-    return [decoded, cut / (1 + cfg.use_flow)]
-
-
-def network_rates(cfg, device):
-    """Cubes per second that are scored, and that are learnt from; bytes of the network."""
-    channels = [count for count, _ in plan.cube_files(cfg).values()]
-    model = ReconCAE(cfg.num_feature_root, channels[0] // 3, cfg.use_flow, channels[1] // 2 if cfg.use_flow else None)
-    model = model.to(device, memory_format=torch.channels_last)
-    raw, *flow = (torch.rand(cfg.batch_size, count, cfg.patch_size, cfg.patch_size, device=device).contiguous(
-        memory_format=torch.channels_last) for count in channels)
-    autocast = precision_of(cfg.precision, device)
-
-    def forward():
-        with torch.no_grad(), autocast:
-            model.eval().raw_errors(raw).cpu()  # waits for the device
-
-    def step():
-        model.train().zero_grad(set_to_none=True)
-        with autocast:
-            losses = model.errors(raw, *flow)
-        sum(loss.mean() for loss in losses if loss is not None).backward()
-        losses[0].detach().cpu()
-    rates = [per_second(cfg.batch_size, work, 3) for work in (forward, step)]
-    return [*rates, sum(value.nbytes for value in model.state_dict().values())]
 
 
 if __name__ == "__main__":

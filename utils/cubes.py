@@ -21,7 +21,7 @@ class Batch(NamedTuple):
 class Cubes:
     """raw: (N, 3T, P, P) uint8; flow: (N, 2T, P, P) float16 or None. Both are memory maps: rows are read as needed.
 
-    On a GPU the whole files are copied there once, in the files' own number types, where they fit into half of what is free.
+    `to_device` copies them to a GPU as a whole, in the files' own number types.
     """
 
     def __init__(self, folder, use_flow, device, made):
@@ -32,10 +32,15 @@ class Cubes:
         self.flow = _mapped(Path(folder, "stc_of.npy"), "f", 2, made["cubes"]) if use_flow else None
         self.frames = self.raw.shape[1] // 3
         self.flow_frames = self.flow.shape[1] // 2 if use_flow else None
-        self.device, self.copies = device, {}
+        self.device, self.copies = torch.device(device), {}
+
+    def to_device(self):
+        """Copies all cubes to the GPU, where they fit into a quarter of what is free there: the network needs room as well."""
         maps = {"raw": self.raw} if self.flow is None else {"raw": self.raw, "flow": self.flow}
-        if 2 * sum(array.nbytes for array in maps.values()) < _free_on(device):
-            self.copies = {name: _on_device(array, device) for name, array in maps.items()}
+        size = sum(array.nbytes for array in maps.values())
+        if 4 * size < _free_on(self.device):
+            print(f"copies all cubes to {self.device}: {size / 1e9:.2f} GB", flush=True)
+            self.copies = {name: _on_device(array, self.device) for name, array in maps.items()}
 
     def __len__(self):
         return len(self.raw)

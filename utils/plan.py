@@ -53,6 +53,17 @@ def wanted_cubes(cfg, boxes_id, flow):
     return record.wanted(cfg, "cubes", boxes=boxes_id, **({"flow": flow} if cfg.use_flow else {}))
 
 
+def wanted_scores(cfg, cubes_id, recipe_id, statistics, labels, source):
+    """The record that scores would have; the models' recipe and statistics (models.checkpoint); labels (F,) or None, source."""
+    return record.wanted(cfg, "test", cubes=cubes_id, model=[recipe_id, record.digest(statistics)], labels=source,
+                         abnormal=None if labels is None else record.digest(labels.tolist()))
+
+
+def epochs_to_end(cfg):
+    """After how many of the last epochs the weights are needed to end a training."""
+    return max(1, cfg.average_last)
+
+
 def cube_files(cfg):
     """File name -> channels and number type of the cubes in it."""
     files = {"stc_raw.npy": (3 * span(cfg.context_frame_num, cfg.border_mode), np.dtype(np.uint8))}
@@ -66,10 +77,10 @@ def span(context, border_mode):
     return len(window(0, context, 0, 0, border_mode))
 
 
-def room(cfg, stage, frames=0, size=(0, 0), cubes=0, network=0):
+def room(cfg, stage, frames=0, size=(0, 0), cubes=0, network=0, blocks=1):
     """Bytes that a stage takes on the disk while it is at work, at most.
 
-    frames: that are left to do, of `size` (H, W); cubes: their number; network: bytes of a block's network.
+    frames: that are left to do, of `size` (H, W); cubes: their number; network: bytes of each of `blocks` networks.
     """
     if stage == "flow":
         return frames * 2 * math.prod(size) * np.dtype(cfg.flow_dtype).itemsize
@@ -77,10 +88,10 @@ def room(cfg, stage, frames=0, size=(0, 0), cubes=0, network=0):
         return frames * 4096  # about 100 boxes a frame, twice
     if stage == "cubes":
         return cubes * cfg.patch_size ** 2 * sum(channels * dtype.itemsize for channels, dtype in cube_files(cfg).values())
-    if stage == "train":  # a checkpoint beside the one before, with Adam's state and the last epochs' weights
+    if stage == "train":  # each block's checkpoint, with Adam's state and the last epochs' weights, and one being replaced
         scored = cfg.epochs // cfg.score_every if cfg.score_every else 0
         per_cube = 2 * cfg.epochs + 4 * (1 + cfg.use_flow) * scored
-        return 2 * network * (4 + max(1, cfg.average_last, cfg.keep_epochs)) + 3 * cubes * per_cube
+        return (blocks + 1) * network * (4 + max(epochs_to_end(cfg), cfg.keep_epochs)) + 3 * cubes * per_cube
     return 16 * cubes + 10 ** 7  # scores and pictures
 
 

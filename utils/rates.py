@@ -1,23 +1,26 @@
 """How fast this machine is: rates that are measured once and kept, for the time that a run will take."""
 
-import os
 import platform
 import statistics
 import time
 
-from utils import files
-from utils.run import cores
+import cv2
+import numpy as np
+
+from utils import files, frames
+from utils.run import cores, precision_of
+from utils.stc import crops
 
 
 class Rates:
     """Items per second by what is done, kept in a JSON file for each machine by itself."""
 
     def __init__(self, path, device):
-        """device: its name, in words."""
-        self.path = path
-        self.machine = f"{platform.node()}: {device}, {cores()} cores, {os.environ.get('OMP_NUM_THREADS', 'all')} threads"
-        known = files.load_json(path) if path.is_file() else {}
-        self.known = known if isinstance(known, dict) else {}
+        """device: its name and the number of threads, in words."""
+        self.path, self.machine = path, f"{platform.node()}: {device}"
+        self.known = files.load_json(path) if path.is_file() else {}
+        if not isinstance(self.known, dict) or not all(isinstance(own, dict) for own in self.known.values()):
+            self.known = {}
 
     def __call__(self, what, measure):
         """The rate of `what`: as it is known, else what measure() gives, which is kept."""
@@ -45,3 +48,57 @@ def duration(seconds):
     if seconds is None:
         return "?"
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def flow_rate(method, first, size, dtype):
+    """Frames per second of a flow method (FlowNet2_src.methods), from decoding to the frames' size, without the writing.
+
+    first: first(n) gives the first n frames of a video, (H, W, 3); size: their H, W; dtype: of the flow files.
+    """
+    count = 16 if method.threaded else method.batch
+
+    def work():
+        images = list(frames.parallel(method.prepare, first(count + 1), cores()))
+        batches = frames.batched(zip(images, images[1:] or images), method.batch)
+        for flows in frames.parallel(method.flow, batches, cores() if method.threaded else 0):
+            for flow in flows:
+                cv2.resize(np.ascontiguousarray(flow), size[::-1]).astype(dtype)
+    return per_second(min(count, max(1, len(first(count + 1)) - 1)), work)
+
+
+def cube_rates(first, span, patch_size):
+    """Frames per second that are decoded, and cubes per second of `span` patches that are cut out of decoded ones."""
+    images = first(8)
+    near = (images * span)[:span]
+    return [per_second(len(images), lambda: first(8)),
+            per_second(100, lambda: crops(near, np.tile([0, 0, 40, 40], (100, 1)), patch_size))]
+
+
+def network_rates(model, shapes, precision, device):
+    """Cubes per second that get self-paced weights, that are scored, that are learnt from; bytes of the network.
+
+    model: a ReconCAE; shapes: (B, 3T, P, P), and (B, 2T, P, P) with flow; precision: fp32 or bf16.
+    """
+    import torch
+
+    model, autocast = model.to(device, memory_format=torch.channels_last), precision_of(precision, device)
+    raw, *flow = (torch.rand(shape, device=device).contiguous(memory_format=torch.channels_last) for shape in shapes)
+
+    @torch.no_grad()
+    def refine():
+        with autocast:
+            model.eval().raw_errors(raw).cpu()  # waits for the device
+
+    @torch.no_grad()
+    def score():
+        with autocast:
+            model.eval().errors(raw, *flow)[0].cpu()
+
+    def step():
+        model.train().zero_grad(set_to_none=True)
+        with autocast:
+            losses = model.errors(raw, *flow)
+        sum(loss.mean() for loss in losses if loss is not None).backward()
+        losses[0].detach().cpu()
+    rates = [per_second(len(raw), work, 3) for work in (refine, score, step)]
+    return [*rates, sum(value.nbytes for value in model.state_dict().values())]

@@ -152,7 +152,7 @@ def free_cores(seconds=0.3):
     """Of those cores, how many nobody uses just now, at least 1."""
     def idle():
         rows = (line.split() for line in Path("/proc/stat").read_text().splitlines())
-        return sum(int(row[4]) for row in rows if row[0][3:].isdecimal() and int(row[0][3:]) in mine)
+        return sum(int(row[4]) + int(row[5]) for row in rows if row[0][3:].isdecimal() and int(row[0][3:]) in mine)
 
     mine = os.sched_getaffinity(0)
     before, start = idle(), time.monotonic()
@@ -162,20 +162,18 @@ def free_cores(seconds=0.3):
 
 
 def use_threads(count):
-    """Sets how many threads networks use, before or after torch is imported.
+    """Sets how many threads networks use.
 
-    count: their number; 0: OMP_NUM_THREADS, else one per core that this process may use; -1: the cores that are free now.
+    count: their number; 0: OMP_NUM_THREADS, else torch's own number but no more than cores that this process may use;
+    -1: the cores that are free now, shared by the processes of torchrun.
     """
-    torch = sys.modules.get("torch")
-    if count == 0 and "OMP_NUM_THREADS" in os.environ:
-        return
-    if count == 0:
-        count = min(cores(), torch.get_num_threads()) if torch else cores()
-    count = free_cores() if count < 0 else count
-    if torch:
-        torch.set_num_threads(count)
-    else:
-        os.environ["OMP_NUM_THREADS"] = str(count)
+    import torch
+
+    if count < 0:
+        count = max(1, free_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    elif count == 0:
+        count = torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else min(cores(), torch.get_num_threads())
+    torch.set_num_threads(count)
 
 
 def workers(num_workers):

@@ -12,11 +12,18 @@ import pytest
 import torch
 from conftest import SMALL, STAGES, SUITE, run_script
 
-from utils import record, run
+from utils import rates, record, run
 
 NAME = ["--dataset_name", "UCSDped2"]
 WORDS = [*NAME, "--flow_method", "dis", "--detector", "none", "--min_area", "100", *SMALL, "--score_every", "1"]
 ORDER = ["flow", "boxes", "cubes", "train", "test"]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Rates are measured once, not for seconds."""
+    once = rates.per_second
+    monkeypatch.setattr(rates, "per_second", lambda count, work, seconds=0: once(count, work, 0))
 
 
 def states(*words, rc=0):
@@ -104,7 +111,7 @@ def test_changed_frames_make_all_stale(copy):
 
 
 def test_what_would_stop_the_run_is_told_at_once(copy, monkeypatch):
-    found, told = states(*NAME, "--flow_root_dir", "new", rc=2)
+    found, told = states(*NAME, *SMALL, "--flow_root_dir", "new", rc=2)
     assert "download_weights flownet2" in found["flow"] and "download_weights yolov3" in found["boxes"]
     assert "this run would stop: flow, boxes" in told
     (copy / "broken.pth").write_bytes(b"nothing")

@@ -4,13 +4,15 @@
 
 Official way: each frame decoded once for every window that it is in; two files per training cube; one image painted per box and
 the highest pixel taken; float32 in NCHW. Written anew for this comparison, for the same numbers: cubes and frame scores are
-compared. Each part once, in this order, in one process, all cores; the first --frames frames; --cubes cubes for the training.
+compared. Official way and ours take turns, the median of --repeat counts; in one process, all cores; the first --frames frames;
+--cubes cubes for the training.
 """
 
 import argparse
 import contextlib
 import os
 import runpy
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -29,16 +31,20 @@ from utils.run import precision_of
 from utils.stc import crop
 
 
-def seconds_of(function):
-    """The function's result and how long it took."""
-    start = time.perf_counter()
-    result = function()
-    return result, time.perf_counter() - start
+def medians(repeat, *functions):
+    """Median seconds of each of the functions, which take turns."""
+    seconds = [[] for _ in functions]
+    for _ in range(repeat):
+        for function, taken in zip(functions, seconds):
+            start = time.perf_counter()
+            function()
+            taken.append(time.perf_counter() - start)
+    return [statistics.median(taken) for taken in seconds]
 
 
 def official_cubes(videos, boxes, folder):
     """Every frame's window is decoded anew; each cube goes into two files (raw, flow of zeros)."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for video in videos:
         for t in video.chosen:
             near = [cv2.imread(str(video.path / video.frames[k])) for k in datasets.window(t, 2, 0, len(video) - 1)]
@@ -88,7 +94,7 @@ def our_training(block, cfg):
     train_epoch(model, torch.optim.Adam(model.parameters()), block.shuffled(1), 0, 0, autocast, cfg)
 
 
-def compare(name, frames, count):
+def compare(name, frames, count, repeat):
     """Yields a row per part: what, official seconds, our seconds."""
     cfg = parse_config("", ["--dataset_name", name, "--warmup_epoch", "0"])
     everything = datasets.find(name, "test", cfg.layout)
@@ -101,23 +107,26 @@ def compare(name, frames, count):
     boxes = files.load_array(data / "bboxes.npy")
     made = record.load(data / "boxes.json")
 
-    _, theirs = seconds_of(lambda: official_cubes(videos, boxes, Path("official")))
-    _, ours = seconds_of(lambda: script("extract_stc.py", *words))
+    def our_cubes():
+        (data / "cubes.json").unlink(missing_ok=True)
+        script("extract_stc.py", *words)
+
+    theirs, ours = medians(repeat, lambda: official_cubes(videos, boxes, Path("official")), our_cubes)
     cubes = files.load_array(data / "stc_raw.npy", mmap=True)
     assert all(np.array_equal(np.load(f"official/{row}_raw.npy"), cubes[row]) for row in range(0, len(boxes), 97))
     yield f"cubes: {len(boxes):,} of {sum(map(len, videos)):,} frames", theirs, ours
 
     scores = np.random.default_rng(0).normal(size=len(boxes))
     size, num_frames = made["sizes"][0], sum(map(len, videos))
-    painted, theirs = seconds_of(lambda: official_frame_scores(scores, boxes, num_frames, size))
-    direct, ours = seconds_of(lambda: metrics.frame_scores(scores, boxes, num_frames, size))
-    np.testing.assert_array_equal(painted, direct)
+    ways = [lambda: official_frame_scores(scores, boxes, num_frames, size),
+            lambda: metrics.frame_scores(scores, boxes, num_frames, size)]
+    np.testing.assert_array_equal(ways[0](), ways[1]())
+    theirs, ours = medians(repeat, *ways)
     yield f"frame scores of {num_frames:,} frames from box scores", theirs, ours
 
     rows = np.arange(min(count, len(boxes)))
     block = BlockCubes(Cubes(data, False, torch.device("cpu"), record.load(data / "cubes.json")), rows, 256, 0, (0, 0))
-    _, theirs = seconds_of(lambda: official_training(Path("official"), rows))
-    _, ours = seconds_of(lambda: our_training(block, cfg))
+    theirs, ours = medians(repeat, lambda: official_training(Path("official"), rows), lambda: our_training(block, cfg))
     yield f"training: {len(rows):,} cubes, self-paced, ours in bf16", theirs, ours
 
 
@@ -126,12 +135,13 @@ def main():
     parser.add_argument("--dataset_name", default="demo", metavar="D", help="with frames in folders, each of one size")
     parser.add_argument("--frames", type=int, default=1000, metavar="N", help="at least that many, in whole videos")
     parser.add_argument("--cubes", type=int, default=2560, metavar="N")
+    parser.add_argument("--repeat", type=int, default=3, metavar="N")
     args = parser.parse_args()
     raw = Path("raw_datasets").resolve()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         os.symlink(raw, "raw_datasets")
         print(f"{'':55} {'official way':>12} {'ours':>9} {'ratio':>7}")
-        for what, theirs, ours in compare(args.dataset_name, args.frames, args.cubes):
+        for what, theirs, ours in compare(args.dataset_name, args.frames, args.cubes, args.repeat):
             print(f"{what:55} {theirs:10.2f} s {ours:7.3f} s {theirs / ours:6.1f}x", flush=True)
 
 

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 import calc_optical_flow
 from fore_det.boxes import confident, moving
 from models.spr import SP_MODES, self_paced_weights, thresholds, weighted_loss
-from utils import files, legacy, metrics
+from utils import files, legacy, metrics, plan
 from utils.cubes import BlockCubes
 from utils.datasets import Video
 from utils.errors import UserError
@@ -237,7 +237,7 @@ def test_whatever_flow_is_there_the_rest_is_calculated_in_order(tmp_path_factory
         (video.path / name).touch()
     cfg = SimpleNamespace(context_of_num=context, use_flow=True, drop_still_boxes=False, border_mode=border_mode,
                           flow_method="dis", flow_weights="", flow_dtype="float16")
-    needed = calc_optical_flow.needed_frames(cfg, video)
+    needed = plan.flow_frames(cfg, video)
     assert calc_optical_flow.missing(cfg, video, needed)[0] == needed  # writes the record
     for t in done & set(range(length)):
         video.flow_file(t).touch()

@@ -34,17 +34,16 @@ def crops(frames, boxes, patch_size, cubes=None):
     Raises ValueError if a crop is empty.
     """
     height, width, channels = frames[0].shape
-    half = frames[0].dtype == np.float16  # cv2.resize does not know it
-    if cubes is None:
-        cubes = np.empty((len(boxes), len(frames) * channels, patch_size, patch_size), frames[0].dtype)
-    parts = cubes.reshape(len(boxes), len(frames), channels, patch_size, patch_size)
-    for cube, box, (x1, y1, x2, y2) in zip(parts, boxes, corners(boxes, (height, width)).tolist()):
+    exact = np.float32 if frames[0].dtype == np.float16 else frames[0].dtype  # cv2.resize does not know float16
+    patches = np.empty((len(boxes), len(frames), patch_size, patch_size, channels), exact)
+    for cube, box, (x1, y1, x2, y2) in zip(patches, boxes, corners(boxes, (height, width)).tolist()):
         if x2 <= x1 or y2 <= y1:
             raise ValueError(f"box {tuple(box)} has no pixel inside a {height}x{width} image")
-        for part, frame in zip(cube, frames):
-            patch = frame[y1:y2, x1:x2]
-            patch = cv2.resize(patch.astype(np.float32) if half else patch, (patch_size, patch_size))
-            part[:] = patch.reshape(patch_size, patch_size, channels).transpose(2, 0, 1)
+        for patch, frame in zip(cube, frames):
+            cv2.resize(frame[y1:y2, x1:x2].astype(exact, copy=False), (patch_size, patch_size), dst=patch)
+    if cubes is None:
+        cubes = np.empty((len(boxes), len(frames) * channels, patch_size, patch_size), frames[0].dtype)
+    cubes.reshape(len(boxes), len(frames), channels, patch_size, patch_size)[:] = patches.transpose(0, 1, 4, 2, 3)
     return cubes
 
 

@@ -101,7 +101,7 @@ def flow_flownet2(bench):
     words, _, chosen = bench.some(bench.count)
     network = FlowNet2().eval()
     torch.save({"state_dict": network.state_dict()}, "flownet2.pth.tar")
-    pair = torch.rand(1, 3, 2, 384, 512) * 255
+    pair = (torch.rand(1, 2, 384, 512, 3) * 255).permute(0, 4, 1, 2, 3)  # in memory as the stage has it
 
     def stage():
         bench.clean("optical_flow")
@@ -258,7 +258,7 @@ def main():
             done = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(SUITE)},
                                   stdout=subprocess.PIPE, text=True, check=True)
         items, stage, floor, memory = map(float, done.stdout.splitlines()[-1].split()[1:])
-        print(f"{row:15} {items / stage:10.1f} {items / floor:10.1f} {stage / floor:7.2f} {memory:8.0f}", flush=True)
+        print(f"{row:15} {items / stage:10.2f} {items / floor:10.2f} {stage / floor:7.2f} {memory:8.0f}", flush=True)
 
 
 if __name__ == "__main__":

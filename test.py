@@ -21,11 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from models.checkpoint import load_models
-from utils import events, files, metrics, plan, plots, protocols, ranks, record
+from utils import files, metrics, plan, ranks, record
 from utils.config import dataset_of, parse_config
 from utils.cubes import Cubes, score
 from utils.datasets import rates
 from utils.errors import UserError
+from utils.evaluation import events, plots, protocols
 from utils.labels import read_labels
 from utils.run import Clock, device_of, locked, precision_of, progress, run, use_threads
 from utils.stc import block_of

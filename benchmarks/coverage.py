@@ -10,7 +10,8 @@ import argparse
 
 import numpy as np
 
-from utils import bootstrap, metrics
+from utils import metrics
+from utils.evaluation import bootstrap
 
 
 def videos_of(count, rng, frames=100):

@@ -8,8 +8,9 @@ from conftest import SUITE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils import bootstrap, metrics, protocols, regions
-from utils.protocols import Frames
+from utils import metrics
+from utils.evaluation import bootstrap, protocols, regions
+from utils.evaluation.protocols import Frames
 
 # The example of docs/EVALUATION.md: three videos, the second all abnormal.
 EXAMPLE = Frames(np.array([1, 2, 5, 4, 2, 0, 3, 3, 1, 2, 0, 4, 1, 3, 2.0]),

@@ -11,6 +11,7 @@ from utils.errors import UserError
 from utils.settings import SETTINGS
 
 PACKAGES = ("utils", "models", "fore_det", "FlowNet2_src")
+FILES = sorted(p for place in (".", *(f"{name}/**" for name in (*PACKAGES, "tools"))) for p in SUITE.glob(f"{place}/*.py"))
 SCRIPTS = sorted(p.stem for p in SUITE.glob("*.py"))
 
 
@@ -23,24 +24,23 @@ def imported(path):
             yield node.module.split(".")[0]
 
 
-@pytest.mark.parametrize("path", sorted(p for name in (*PACKAGES, "tools", ".") for p in (SUITE / name).glob("*.py")),
-                         ids=lambda p: str(p.relative_to(SUITE)))
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SUITE)))
 def test_imports_point_inwards(path):
-    own = path.parent.name if path.parent != SUITE else ""
+    own = path.relative_to(SUITE).parts[0]
     allowed = {"utils": {"utils"}, "models": {"utils", "models"}, "fore_det": {"utils", "fore_det"},
-               "FlowNet2_src": {"utils", "FlowNet2_src"}}.get(own, set(PACKAGES))
+               "FlowNet2_src": {"utils", "FlowNet2_src"}, "tools": {*PACKAGES, "tools"}}.get(own, set(PACKAGES))
     forbidden = ({*PACKAGES, "tools", *SCRIPTS} - allowed) & set(imported(path))
     assert not forbidden, f"{path.relative_to(SUITE)} imports {forbidden}"
 
 
 def test_every_setting_is_read_somewhere():
-    code = "".join(p.read_text() for name in (".", *PACKAGES) for p in (SUITE / name).glob("*.py"))
+    code = "".join(p.read_text() for p in FILES)
     unread = [name for name in SETTINGS if not re.search(rf"cfg\.{name}\b|\"{name}\"\]", code)]
     assert not unread
 
 
 def test_no_file_is_read_in_a_way_that_runs_code():
-    for path in [p for name in (".", *PACKAGES, "tools") for p in (SUITE / name).glob("*.py")]:
+    for path in FILES:
         assert not re.search(r"allow_pickle=True|weights_only=False|\beval\(\"|\bexec\(", path.read_text()), path
 
 
@@ -85,7 +85,7 @@ def test_config_typos_are_named(tmp_path, monkeypatch, text, message):
 
 def test_the_tree_names_every_file():
     tree = (SUITE / "tree.txt").read_text(encoding="utf-8")
-    files = [p for pattern in ("*.py", *(f"{name}/*.py" for name in (*PACKAGES, "tools", "benchmarks", "tests")), "docs/*",
-                               "experiments/*.cfg", "configs/*.cfg", "tools/*.html") for p in SUITE.glob(pattern)]
+    files = [*FILES, *(p for pattern in ("benchmarks/*.py", "tests/*.py", "docs/*", "experiments/*.cfg", "configs/*.cfg",
+                                         "tools/*.html") for p in SUITE.glob(pattern))]
     missing = [str(p.relative_to(SUITE)) for p in files if p.name != "__init__.py" and p.name not in tree]
     assert not missing

@@ -15,8 +15,8 @@ from conftest import copied, run_script
 from trees import draw, ucsd_tree, write_frames
 
 from run_pipeline import settings_of_model
-from utils import events
 from utils.config import parse_config
+from utils.evaluation import events
 
 TRAIN = ["--num_feature_root", "4", "--epochs", "3", "--warmup_epoch", "1", "--batch_size", "32", "--device", "cpu"]
 ODD = ("Hof 1 – Süd", "50 % <i>Nacht&", "Flur (äöü) #2")

@@ -17,9 +17,10 @@ from matplotlib.patches import Rectangle
 from scipy.optimize import linear_sum_assignment
 from torchvision.utils import flow_to_image
 
-from utils import files, frames, plots
+from utils import files, frames
 from utils.config import dataset_of, parse_config
 from utils.errors import UserError
+from utils.evaluation import plots
 from utils.run import progress, run
 
 MATCH = 0.5  # intersection over union from which two boxes are the same

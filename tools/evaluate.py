@@ -20,9 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils import bootstrap, epochs, files, frames, metrics, plots, protocols, record, regions
+from utils import files, frames, metrics, record
 from utils.config import dataset_of, parse_config
 from utils.errors import UserError
+from utils.evaluation import bootstrap, epochs, plots, protocols, regions
 from utils.labels import read_labels, read_masks
 from utils.run import run
 

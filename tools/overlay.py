@@ -14,8 +14,10 @@ import threading
 import cv2
 import numpy as np
 
-from utils import events, frames, pictures, results, summary
+from tools.pages import pictures, results, summary
+from utils import frames
 from utils.errors import UserError
+from utils.evaluation import events
 from utils.run import Clock, locked, progress, run, workers
 
 CODECS = (("VP90", ".webm"), ("avc1", ".mp4"), ("AV01", ".webm"))

@@ -15,10 +15,12 @@ import jinja2
 import numpy as np
 
 from models.checkpoint import load_models
-from utils import events, files, frames, metrics, pictures, record, results, summary
+from tools.pages import pictures, results, summary
+from utils import files, frames, metrics, record
 from utils.config import SUITE
 from utils.cubes import Cubes
 from utils.errors import UserError
+from utils.evaluation import events
 from utils.run import Clock, device_of, locked, precision_of, progress, run, workers
 from utils.stc import block_of
 

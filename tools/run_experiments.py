@@ -26,10 +26,11 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import bootstrap, epochs, files, protocols, record
+from utils import files, record
 from utils.config import SUITE, flow_is_read, parse_config, stage_settings, stage_takes
 from utils.datasets import RAW
 from utils.errors import UserError
+from utils.evaluation import bootstrap, epochs, protocols
 from utils.run import locked, run, run_stage
 from utils.settings import SETTINGS
 

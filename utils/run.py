@@ -212,7 +212,7 @@ def versions():
 
     code: a hash of the suite's own sources, and what git calls them where it is at hand ("-dirty": with changes).
     """
-    folders = (".", "utils", "models", "fore_det", "FlowNet2_src")
+    folders = (".", "utils", "utils/evaluation", "models", "fore_det", "FlowNet2_src")
     sources = sorted(path for folder in folders for path in SUITE.glob(f"{folder}/*.py"))
     found = {"code": hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16],
              "python": platform.python_version()}

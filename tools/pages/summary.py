@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import epochs, events, files, provenance, record
+from tools.pages import provenance
+from utils import files, record
+from utils.evaluation import epochs, events
 from utils.metrics import NO_BOX
 
 COUNT = 10  # alarms, misses and false alarms shown

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from utils import bootstrap
 from utils.errors import UserError
+from utils.evaluation import bootstrap
 
 BETA = 0.1  # a detection meets a region if their IoU is at least this
 ALPHA = 0.1  # a track is detected if at least this share of its regions is

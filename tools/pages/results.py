@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from utils import events, files, record
+from utils import files, record
 from utils.config import MODES, dataset_of, parse_config
 from utils.datasets import Dataset, rates
 from utils.errors import UserError
+from utils.evaluation import events
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,10 @@ class Results:
     sizes: list  # (H, W) of each video
     box_scores: np.ndarray  # (N,)
     frame_scores: np.ndarray  # (S,) of the scored frames, before averaging
-    curve: np.ndarray  # (S,) averaged within each video, see utils.events.curve
+    curve: np.ndarray  # (S,) averaged within each video, see utils.evaluation.events.curve
     labels: np.ndarray | None  # (S,) bool
     highest: np.ndarray  # (S,) row of each frame's highest box, -1 without any
-    events: list  # of dicts, see utils.events.find
+    events: list  # of dicts, see utils.evaluation.events.find
     rates: list  # frames per second of each video, or None
 
     @property

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import gaussian_filter1d, median_filter
 
-from utils import bootstrap, metrics
+from utils import metrics
+from utils.evaluation import bootstrap
 
 
 class Frames(NamedTuple):

@@ -1,0 +1,1 @@
+"""What the report and the films show of a finished run."""

@@ -1,0 +1,1 @@
+"""From scores to figures: protocols, intervals, regions, events, epochs, plots."""

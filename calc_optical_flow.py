@@ -8,9 +8,10 @@ is resized to the frame's size, its vectors are not rescaled.
 reads   raw_datasets/D
 writes  optical_flow/D/<path of the frame>/<frame>.npy      (H, W, 2) float16: u, v in pixels
         optical_flow/D/<path of the video>/flow.json        what they were made from
-Files depend on the video alone and serve all modes. A stopped run goes on where it was: done frames are skipped.
+Files depend on the video alone and serve all modes. Run the same command to resume: finished frames are skipped.
 """
 
+import functools
 import itertools
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import cv2
 import numpy as np
 
 from FlowNet2_src.methods import METHODS, stamp, weights_file
-from utils import files, frames, plan, ranks, record
+from utils import files, frames, ranks, record, stages
 from utils.config import dataset_of, parse_config
 from utils.datasets import window
 from utils.errors import UserError
@@ -26,56 +27,65 @@ from utils.run import Clock, finishing, locked, progress, run, use_threads, work
 
 
 def main():
-    cfg = parse_config(__doc__, stages=("flow",))
+    cfg, clock, count = parse_config(__doc__, stages=("flow",)), Clock(), 0
     use_threads(cfg.threads)
-    dataset = dataset_of(cfg)
-    needed = {video: plan.flow_frames(cfg, video) for video in dataset.videos}
-    method, clock, made, total = None, Clock(), 0, sum(map(len, needed.values()))
+    dataset, weights = dataset_of(cfg), functools.partial(weights_file, cfg.flow_method, cfg.flow_weights)
+
+    def flow_of(video):
+        return stages.Flow(cfg, video, frames.size_of(video), lambda: stamp(weights()))
+
+    flows = [flow_of(video) for video in dataset.videos]
+    total, left = sum(len(flow.needed) for flow in flows), sum(len(flow.todo) for flow in flows)
     print(f"flow of {total:,} frames by {cfg.flow_method}")
-    require_room(cfg, needed)
+    files.require_room(cfg.flow_root_dir, sum(map(stages.flow_room, flows)), f"the flow of {left:,} frames", "--flow_root_dir")
     ranks.start()
-    mine = [dataset.videos[k] for k in ranks.share([len(needed[video]) for video in dataset.videos])]
-    with progress(sum(len(needed[video]) for video in mine), "frame", "flow") as bar:
-        for video in mine:
-            with locked(video.flow_folder):
-                todo, old = missing(cfg, video, needed[video])
-                bar.update(len(needed[video]) - len(todo))
-                contents = {"frames": video.frame_files(), "flow": video.flow_files()}
-                if cfg.verify and "sha256" in old:
-                    record.verify(video.flow_folder / "flow.json", contents)
-                if todo:
-                    method = method or METHODS[cfg.flow_method](weights_file(cfg.flow_method, cfg.flow_weights), cfg.device)
-                    made += calculate(cfg, method, video, todo, old, bar.update)
-                elif "versions" not in old:  # killed after the last flow file
-                    finish(video, old, 0, ())
-                if cfg.verify and (todo or "sha256" not in old):
-                    record.verify(video.flow_folder / "flow.json", contents | {"flow": video.flow_files()})
-    made = sum(ranks.each(made))
-    print(f"wrote {made:,} flow files below {Path(cfg.flow_root_dir, dataset.name)} in {clock():,.0f} s "
-          f"({total - made:,} were done)")
+    method = functools.cache(lambda: METHODS[cfg.flow_method](weights(), cfg.device))
+    mine = ranks.share([len(flow.needed) for flow in flows])
+    with progress(sum(len(flows[k].needed) for k in mine), "frame", "flow") as bar:
+        for video in (dataset.videos[k] for k in mine):
+            flow = flow_of(video)
+            if flow.state[0] != "done":
+                with locked(video.flow_folder):
+                    flow = flow_of(video)
+                    count += len(flow.todo)
+                    bar.update(len(flow.needed) - len(flow.todo))
+                    calculate(cfg, method, flow, bar.update)
+            else:
+                bar.update(len(flow.needed))
+            if cfg.verify:
+                record.verify(flow.path, stages.flow_contents(video))
+    count = sum(ranks.from_all(count))
+    print(f"wrote {count:,} flow files below {Path(cfg.flow_root_dir, dataset.name)} in {clock():,.0f} s "
+          f"({total - count:,} were done)")
     print(f"next: python extract_bbox.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
 
 
-def require_room(cfg, needed):
-    """Raises UserError where the flow files that are missing don't fit on the disk, by the size of the first video's frames."""
-    todo = [video for video, frames in needed.items() for t in frames if not video.flow_file(t).exists()]
-    if todo:
-        room = plan.room(cfg, "flow", len(todo), frames.size_of(todo[0]))
-        files.require_room(cfg.flow_root_dir, room, f"the flow of {len(todo):,} frames", "--flow_root_dir")
+def calculate(cfg, method, flow, tick):
+    """Writes the flow files that a video lacks, and its record."""
+    clock, repeated = Clock(), set()
+    flow.begin()
+    with finishing("the frames at work") as stopping:
+        if flow.todo:
+            items = flow_of_frames(cfg, method(), flow, repeated, stopping)
+            for _ in frames.parallel(lambda item: save(flow, *item, tick), items, workers(cfg.num_workers)):
+                pass
+        if all_repeated := flow.finish(clock(), repeated):
+            print(f"warning: {flow.video.name}: {len(all_repeated):,} of {len(flow.video):,} frames are damaged; each was "
+                  "replaced by the previous frame")
 
 
-def missing(cfg, video, needed):
-    """Frames of a video whose flow is to be made, and their record; flow of other frames than are there now is removed."""
-    todo, old, wanted = plan.flow_left(cfg, video, needed, lambda: stamp(weights_file(cfg.flow_method, cfg.flow_weights)))
-    if old and old["id"] != wanted["id"]:
-        print(f"{video.flow_folder}: the frames have changed, their flow is calculated again")
-        for path in video.flow_files():
-            path.unlink()
-        old = wanted
-    old = old or wanted
-    if todo and "versions" not in old:  # until the first run has ended in order
-        record.write(video.flow_folder / "flow.json", wanted)
-    return todo, old
+def flow_of_frames(cfg, method, flow, repeated, stopping):
+    """Yields each frame to do and its flow (384, 512, 2), in order, until `stopping` is no longer empty."""
+    threads = workers(cfg.num_workers)
+    pairs = [pair_of(t, len(flow.video) - 1) for t in flow.todo]
+    numbers = sorted({t for pair in pairs for t in pair})
+    stream = frames.load(flow.video, numbers, threads, cfg.on_bad_frame, repeated)
+    resized = frames.parallel(method.prepare, stream, threads)
+    batches = frames.batched(zip(flow.todo, frames.slide(numbers, resized, pairs)), method.batch)
+    batches = itertools.takewhile(lambda _: not stopping, batches)
+    flows = frames.parallel(lambda batch: list(zip([t for t, _ in batch], method.flow([pair for _, pair in batch]))),
+                            batches, threads if method.threaded else 0)
+    return itertools.chain.from_iterable(flows)
 
 
 def pair_of(t, last):
@@ -84,46 +94,17 @@ def pair_of(t, last):
     return (before, now) if before == now or now == after else (now, after)
 
 
-def calculate(cfg, method, video, todo, old, tick):
-    """Writes the flow files of the frames `todo` of one video, and its record; returns their number."""
-    repeated, clock, saved = set(), Clock(), []
-    threads, size = workers(cfg.num_workers), frames.size_of(video)
-    pairs = [pair_of(t, len(video) - 1) for t in todo]
-    wanted = sorted({t for pair in pairs for t in pair})
-    stream = frames.load(video, wanted, threads, cfg.on_bad_frame, repeated)
-    resized = frames.parallel(method.prepare, stream, threads)
-    batches = frames.batched(zip(todo, frames.slide(wanted, resized, pairs)), method.batch)
-
-    def save(item):
-        t, flow = item  # (384, 512, 2)
-        flow = cv2.resize(np.ascontiguousarray(flow, np.float32), size[::-1])  # vectors are not rescaled
-        with np.errstate(over="ignore"):
-            flow = flow.astype(cfg.flow_dtype)
-        if not np.isfinite(flow.sum(dtype=np.float64)):
-            raise UserError(f"{video.flow_file(t)}: the flow of this frame holds values that are not finite in {flow.dtype}: "
-                            "take --flow_dtype float32, or another --flow_method or --flow_weights")
-        files.save_array(video.flow_file(t), flow)
-        saved.append(t)
-        tick()
-
-    with finishing("the frames at work") as told:
-        batches = itertools.takewhile(lambda _: not told, batches)
-        flows = frames.parallel(lambda batch: list(zip([t for t, _ in batch], method.flow([pair for _, pair in batch]))),
-                                batches, threads if method.threaded else 0)
-        for _ in frames.parallel(save, (item for batch in flows for item in batch), threads):
-            pass
-        finish(video, old, clock(), repeated)
-    return len(saved)
-
-
-def finish(video, old, seconds, repeated):
-    """Writes the record of a video's flow files; old: that of an earlier run, or what is wanted."""
-    repeated = sorted({*old.get("repeated", ()), *repeated})
-    if repeated:
-        print(f"warning: {video.name}: {len(repeated):,} of {len(video):,} frames are damaged, the ones before stand in")
-    made_from = {key: value for key, value in old.items() if key != "sha256"}  # there are other files now
-    record.save(video.flow_folder / "flow.json", made_from, round(old.get("seconds", 0) + seconds, 1),
-                flows=len(video.flow_files()), repeated=repeated)
+def save(flow, t, field, tick):
+    """Writes the flow of frame t; field: (384, 512, 2)."""
+    path = flow.video.flow_file(t)
+    field = cv2.resize(np.ascontiguousarray(field, np.float32), flow.shape[1::-1])  # vectors are not rescaled
+    with np.errstate(over="ignore"):
+        field = field.astype(flow.dtype)
+    if not np.isfinite(field.sum(dtype=np.float64)):
+        raise UserError(f"{path}: the flow of this frame has values that are not finite in {field.dtype}: take --flow_dtype "
+                        "float32, or another --flow_method or --flow_weights")
+    files.save_array(path, field)
+    tick()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from utils import plan, record
+from utils import record, stages
 from utils.config import STAGES, SUITE, parse_config, stage_takes
 from utils.errors import UserError
 from utils.record import SCRIPTS
@@ -43,7 +43,7 @@ def main():
         sys.exit(python(["-m", "tools.doctor", *given]))
     started = time.monotonic()
     for stage in STAGES:
-        if stage not in plan.stages(cfg):
+        if stage not in stages.chosen(cfg):
             why = "no later stage reads it with --boxes_from" if stage == "flow" else f"scoring uses {cfg.model}"
             print(f"== {stage}: skipped, {why}", flush=True)
             continue

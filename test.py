@@ -16,183 +16,143 @@ Without labels there are scores and no AUROC. Protocol of the one-class literatu
 train, then test.py --mode test --model data/D/train.
 """
 
-from pathlib import Path
-
 import numpy as np
 
 from models.checkpoint import load_models
-from utils import files, metrics, plan, ranks, record
+from utils import files, metrics, ranks, record, stages
+from utils.boxes import Boxes
 from utils.config import dataset_of, parse_config
 from utils.cubes import Cubes, score
 from utils.datasets import rates
 from utils.errors import UserError
 from utils.evaluation import events, plots, protocols
 from utils.labels import read_labels
-from utils.run import Clock, device_of, locked, precision_of, progress, run, use_threads
-from utils.stc import block_of
+from utils.run import device_of, precision_of, progress, run, use_threads
 
 
 def main():
     cfg = parse_config(__doc__, stages=("test",))
-    folder, results = folders(cfg)
     use_threads(cfg.threads)
-    cubes_made, boxes_made = record.cubes_of(folder)
-    record.require_selection(cfg, cubes_made, folder / "cubes.json")
-    models = load_models(cfg.model or folder)
-    if not cfg.model and models.recipe["input"]["cubes"] != cubes_made["id"]:
-        raise UserError(f"{folder}: the models were trained on other cubes than those there now: run train.py again")
-    dataset = dataset_of(cfg)
-    record.require_frames(dataset, boxes_made, folder / "bboxes.npy")
-    if any(folder.glob("model_*.resume.pt")):
-        print(f"note: {folder} holds a training that is not finished; the one before it is scored")
-    if cfg.model and (note := record.unlike(cfg.model, boxes_made)):
+    device = device_of(cfg.device)
+    ranks.start(device)
+    folder = stages.folder_of(cfg)
+    cubes_made = record.require(stages.require_cubes(folder), "cubes")
+    models, boxes, dataset = load_models(cfg.model or folder), Boxes.load(folder), dataset_of(cfg)
+    labels, source = read_labels(dataset, boxes.sizes)  # (F,) bool, of all videos, or None
+    stage = stages.test(cfg, dataset, models, labels, source)
+    for note in stages.notes_on_models(cfg, boxes.record):
         print(note)
-    if cfg.verify:
-        record.verify_cubes(folder, any(block.model.use_flow for block in models.blocks.values()))
-        if not cfg.model:
-            record.verify_models(folder, own=False)
-    labels, source = read_labels(dataset, boxes_made["sizes"])
-    wanted = plan.wanted_scores(cfg, cubes_made["id"], models.recipe["id"], models.statistics, labels, source)
-    ranks.start(device_of(cfg.device))
-    with ranks.together(results), locked(folder, shared=True):
-        record.require_still(folder / "cubes.json", cubes_made)
-        done, why = record.is_done(results / "test.json", wanted, ["metrics.json"])
-        print(f"{results}: scores are {why}")
-        if not done:
-            evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wanted)
-        if ranks.RANK == 0:
-            find_events(cfg, dataset, record.boxes_of(folder, boxes_made), results)
-        if cfg.verify and ranks.RANK == 0:
-            record.verify(results / "test.json", {name: [results / name] for name in ("box_scores.npy", "metrics.json")})
-    report(files.load_json(results / "metrics.json"), results)
+    if not stage.is_done():
+        with stage.writing(stages.test_room(len(boxes)), "--results_dir"):
+            cubes = Cubes(folder, models.use_flow, device, cubes_made)
+            box_scores = files.load_array(stage.folder / "box_scores.npy") if stage.given else (
+                score_boxes(cfg, cubes, boxes, models, cubes_made["id"]))  # (N,)
+            if ranks.RANK == 0:  # the scores are all that the ranks share
+                evaluate(cfg, stage, dataset, boxes, box_scores, labels, settings_of(cfg, stage, boxes, cubes_made, models))
+                draw_cubes(stage, dataset, cubes, boxes, box_scores)
+    if ranks.RANK == 0:
+        save_events(cfg, dataset, boxes)
+        report(files.load_json(stage.folder / "metrics.json"), stage.folder)
 
 
-def folders(cfg):
-    """Where the cubes are, and where the results go."""
-    return tuple(Path(root, cfg.dataset_name, cfg.mode) for root in (cfg.data_root_dir, cfg.results_dir))
-
-
-def evaluate(cfg, dataset, models, cubes_made, boxes_made, labels, source, wanted):
-    """From cubes to figures and pictures."""
-    folder, results = folders(cfg)
-    clock = Clock()
-    print(f"reads {folder} and models of {cfg.model or folder}")
-    use_flow = any(block.model.use_flow for block in models.blocks.values())
-    boxes = record.boxes_of(folder, boxes_made)  # (N, 5)
-    files.require_room(results, plan.room(cfg, "test", cubes=len(boxes)), "scores and pictures", "--results_dir")
-    cubes = Cubes(folder, use_flow, device_of(cfg.device), cubes_made)
-    sizes = record.sizes_of(boxes, boxes_made)  # (N, 2)
-    same_cubes = models.recipe["input"].get("cubes") == cubes_made["id"]
-    if not same_cubes:
+def score_boxes(cfg, cubes, boxes, models, cubes_id):
+    """(N,) float32 box scores; +20 where the block has no model. cubes_id: of the cubes' record."""
+    scores, block = np.full(len(cubes), metrics.NO_MODEL, np.float32), boxes.block(models.grid)
+    scored = models.recipe["input"].get("cubes") == cubes_id  # the models were trained on these cubes and scored them
+    if not scored:
         cubes.to_device()
-    box_scores = score_boxes(cfg, cubes, block_of(boxes[:, 1:], sizes, *models.grid), models, same_cubes)
-    if ranks.RANK:  # the scores are all that the ranks share
-        return
-    chosen = dataset.chosen
-    frame_scores = metrics.frame_scores(box_scores, boxes, dataset.num_frames, sizes)[chosen]
-    smooth = metrics.moving_average(frame_scores, cfg.window_size)
-
-    (results / "test.json").unlink(missing_ok=True)  # until the last line the results are not whole
-    files.save_array(results / "box_scores.npy", box_scores)
-    files.save_array(results / "frame_scores.npy", frame_scores)
-    figures = {"auroc": None, "eer": None, "average_precision": None, "auroc_unsmoothed": None}
-    abnormal = None if labels is None else labels[chosen]
-    for name in ("labels.npy", "frame_results.npz", "roc.png", "events.json"):
-        (results / name).unlink(missing_ok=True)
-    if abnormal is not None:
-        files.save_array(results / "labels.npy", abnormal)
-        figures |= metrics.evaluate(smooth, abnormal)
-        figures["auroc_unsmoothed"] = metrics.evaluate(frame_scores, abnormal)["auroc"]
-    if figures["auroc"] is not None:
-        figures["protocols"] = protocols.table(protocols.of_dataset(dataset, frame_scores, abnormal), cfg.window_size)
-        official = metrics.official_results(smooth, abnormal)
-        with files.whole(results / "frame_results.npz") as part, open(part, "wb") as file:
-            np.savez(file, **official)
-    files.save_json(results / "metrics.json", {
-        **figures, "frames": len(chosen), "abnormal_frames": None if abnormal is None else int(abnormal.sum()),
-        "cubes": len(boxes), "labels": source, "dataset": cfg.dataset_name, "mode": cfg.mode, "config": cfg.config,
-        "model": cfg.model or str(folder), "seed": models.recipe["settings"].get("seed"),
-        "settings": {**boxes_made["settings"], **cubes_made["settings"], **models.recipe["settings"],
-                     **wanted["settings"]},
-        "input": {**boxes_made["input"], **cubes_made["input"]},
-        "videos": [[video.name, video.first, len(video.chosen)] for video in dataset.videos],
-        "training_videos": sum(not video.testing for video in dataset.videos)})
-    draw(cfg, dataset, results, cubes, boxes, box_scores, smooth, abnormal, figures)
-    record.save(results / "test.json", wanted, clock())
-
-
-def find_events(cfg, dataset, boxes, results):
-    """Writes events.csv from the scores that are there, so that another threshold costs nothing."""
-    frame_scores, box_scores = (files.load_array(results / f"{kind}_scores.npy") for kind in ("frame", "box"))
-    spans = dataset.spans
-    smooth = events.curve(frame_scores, spans, cfg.window_size)
-    limit = events.threshold(smooth, cfg.event_z, cfg.event_share)
-    rows = events.highest_rows(box_scores, boxes, dataset.chosen)
-    found = events.find(smooth, limit, cfg.window_size, rows, boxes, spans)
-    rule = f"highest {cfg.event_share:.2%} of frames" if cfg.event_share else f"z-score {cfg.event_z:g}"
-    content = {"rule": rule, "threshold": limit, "count": len(found)}
-    there = all((results / name).is_file() for name in ("events.json", "events.csv"))
-    if not there or files.load_json(results / "events.json") != content:
-        events.save(results / "events.csv", found, dataset, spans, rates(dataset))
-        files.save_json(results / "events.json", content)
-
-
-def score_boxes(cfg, cubes, block, models, same_cubes):
-    """(N,) block numbers -> (N,) float32 box scores; +20 where the block has no model.
-
-    same_cubes: the models were trained on these very cubes, so their losses lie in the checkpoint already.
-    """
-    scores = np.full(len(cubes), metrics.NO_MODEL, np.float32)
     autocast = precision_of(models.precision, cubes.device)
     with progress(len(cubes), "cube", "scores") as bar:
         for number in np.unique(block):
-            rows = np.flatnonzero(block == number)
-            if number not in models.blocks:
+            rows, trained = np.flatnonzero(block == number), models.blocks.get(int(number))
+            if trained is None:
                 print(f"warning: block {divmod(int(number), models.grid[1])} has {len(rows):,} cubes and no model: "
                       f"each scores {metrics.NO_MODEL:+g}")
                 continue
-            trained = models.blocks[number]
-            takes = (trained.model.tot_frame_num, trained.model.flow_frame_num)
-            if takes != (cubes.frames, cubes.flow_frames):
-                raise UserError(f"the model takes cubes of {takes[0]} frames and {takes[1] or 0} flow fields, these have "
-                                f"{cubes.frames} and {cubes.flow_frames or 0}: run extract_stc.py with the model's settings")
-            losses = trained.scores if same_cubes else score(
+            require_fit(trained.model, cubes)
+            losses = trained.scores if scored else score(
                 trained.model.to(cubes.device), cubes, rows, 256, autocast, bar.update)  # (n, 1 or 2)
-            bar.update(len(rows) if same_cubes else 0)
+            bar.update(len(rows) if scored else 0)
             z = metrics.normalise(losses, trained.mean, trained.std)
             scores[rows] = z @ [cfg.w_raw, cfg.w_of] if trained.model.use_flow else z[:, 0]
     return scores
 
 
-def draw(cfg, dataset, results, cubes, boxes, box_scores, smooth, abnormal, figures):
-    """Writes the pictures."""
+def require_fit(model, cubes):
+    """Raises UserError if a network takes other cubes than these."""
+    takes = (model.tot_frame_num, model.flow_frame_num)
+    if takes != (cubes.frames, cubes.flow_frames):
+        raise UserError(f"the model takes cubes of {takes[0]} frames and {takes[1] or 0} flow fields, these have "
+                        f"{cubes.frames} and {cubes.flow_frames or 0}: run extract_stc.py with the model's settings")
+
+
+def evaluate(cfg, stage, dataset, boxes, box_scores, labels, made_from):
+    """From box scores to frame scores, figures and their pictures; labels: (F,) bool or None; made_from: for metrics.json."""
+    if box_scores.shape != (len(boxes),) or not np.isfinite(box_scores).all():
+        raise UserError(f"{stage.folder}: box_scores.npy is {box_scores.shape}, not one finite score for each of "
+                        f"{len(boxes):,} boxes: remove it, or write it again")
+    frame_scores = metrics.frame_scores(box_scores, boxes.rows, dataset.num_frames, boxes.size)[dataset.chosen]
+    smooth = metrics.moving_average(frame_scores, cfg.window_size)
+    figures = dict.fromkeys(("auroc", "eer", "average_precision", "auroc_unsmoothed"))
+    abnormal = None if labels is None else labels[dataset.chosen]
+    if not stage.given:
+        files.save_array(stage.file("box_scores.npy"), box_scores)
+    files.save_array(stage.file("frame_scores.npy"), frame_scores)
+    if abnormal is not None:
+        files.save_array(stage.file("labels.npy"), abnormal)
+        figures |= metrics.evaluate(smooth, abnormal)
+        figures["auroc_unsmoothed"] = metrics.evaluate(frame_scores, abnormal)["auroc"]
     title = f"{cfg.dataset_name}, mode {cfg.mode}"
     if figures["auroc"] is not None:
-        curve = np.load(results / "frame_results.npz")
-        plots.save(plots.roc(curve["fpr"], curve["tpr"], figures["auroc"], figures["eer"], title), results / "roc.png")
-    starts = np.cumsum([0, *(len(video.chosen) for video in dataset.videos)])[:-1]
+        figures["protocols"] = protocols.table(protocols.of_dataset(dataset, frame_scores, abnormal), cfg.window_size)
+        curves = metrics.official_results(smooth, abnormal)
+        files.save_npz(stage.file("frame_results.npz"), curves)
+        plots.save(plots.roc(curves["fpr"], curves["tpr"], figures["auroc"], figures["eer"], title), stage.file("roc.png"))
+    files.save_json(stage.file("metrics.json"), figures | {
+        "frames": len(frame_scores), "abnormal_frames": None if abnormal is None else int(abnormal.sum()), **made_from,
+        "videos": [[video.name, video.first, len(video.chosen)] for video in dataset.videos],
+        "training_videos": sum(not video.testing for video in dataset.videos)})
+    starts = [start for start, _ in dataset.spans]
     plots.save(plots.timeline(smooth, abnormal, starts, [video.name for video in dataset.videos], title),
-               results / "scores.png")
+               stage.file("scores.png"))
+
+
+def settings_of(cfg, stage, boxes, cubes_made, models):
+    """What the figures were computed from, for metrics.json."""
+    return {"cubes": len(boxes), "labels": stage.inputs["labels"], "dataset": cfg.dataset_name, "mode": cfg.mode,
+            "config": cfg.config, "model": cfg.model or str(stages.folder_of(cfg)),
+            "seed": models.recipe["settings"].get("seed"),
+            "settings": {**boxes.record["settings"], **cubes_made["settings"], **models.recipe["settings"],
+                         **stage.wanted["settings"]},
+            "input": {**boxes.record["input"], **cubes_made["input"]}}
+
+
+def draw_cubes(stage, dataset, cubes, boxes, box_scores):
+    """Writes cubes.png: the highest and lowest scored cubes."""
     order = np.argsort(box_scores, kind="stable")
-    video_of = np.searchsorted([video.first for video in dataset.videos], boxes[:, 0], "right")
-    shown = np.stack([in_turn(rows, video_of[rows], 8) for rows in (order[::-1], order)])  # (2, k) rows
+    shown = np.stack([plots.in_turn(rows, boxes.video, 8) for rows in (order[::-1], order)])  # (2, k) rows
     strips = np.stack([np.stack([cubes.raw[row].reshape(-1, 3, *cubes.raw.shape[2:]) for row in side]) for side in shown])
-    captions = [[caption(dataset, int(boxes[row, 0])) for row in side] for side in shown]
-    plots.save(plots.cube_sheet(strips.transpose(0, 1, 2, 4, 5, 3), box_scores[shown], captions, title), results / "cubes.png")
+    captions = [[f"{dataset.videos[boxes.video[row]].name}\nframe {boxes.frame[row] - boxes.firsts[boxes.video[row]] + 1}"
+                 for row in side] for side in shown]
+    title = f"{stage.cfg.dataset_name}, mode {stage.cfg.mode}"
+    plots.save(plots.cube_sheet(strips.transpose(0, 1, 2, 4, 5, 3), box_scores[shown], captions, title),
+               stage.file("cubes.png"))
 
 
-def in_turn(rows, group, count):
-    """The first `count` of some rows, as evenly from all groups as can be: else one object would fill the sheet."""
-    by_group = np.argsort(group, kind="stable")
-    turn = np.empty(len(rows), np.int64)  # how many rows of the same group come before
-    turn[by_group] = np.arange(len(rows)) - np.searchsorted(group[by_group], group[by_group])
-    return rows[np.sort(np.argsort(turn, kind="stable")[:count])]
-
-
-def caption(dataset, number):
-    """Where a frame is: its video and its place there, from 1."""
-    video = next(v for v in dataset.videos if v.first <= number < v.first + len(v))
-    return f"{video.name}\nframe {number - video.first + 1}"
+def save_events(cfg, dataset, boxes):
+    """Writes events.csv from the scores that are there, so that another threshold costs nothing."""
+    stage = stages.events(cfg, rates(dataset))
+    if stage.state[0] == "done":
+        return
+    with stage.writing() as facts:
+        frame_scores, box_scores = (files.load_array(stage.folder / f"{kind}_scores.npy") for kind in ("frame", "box"))
+        smooth = events.curve(frame_scores, dataset.spans, cfg.window_size)
+        limit = events.threshold(smooth, cfg.event_z, cfg.event_share)
+        highest = events.highest_rows(box_scores, boxes.rows, dataset.chosen)
+        found = events.find(smooth, limit, cfg.window_size, highest, boxes.rows, dataset.spans)
+        events.save(stage.file("events.csv"), found, dataset, dataset.spans, stage.inputs["rates"])
+        rule = f"highest {cfg.event_share:.2%} of frames" if cfg.event_share else f"z-score {cfg.event_z:g}"
+        facts |= {"rule": rule, "threshold": limit, "count": len(found)}
 
 
 def report(content, results):

@@ -83,6 +83,8 @@ class ReconCAE(nn.Module):
 
     def __init__(self, features_root=32, tot_frame_num=5, use_flow=False, flow_frame_num=None):
         super().__init__()
+        self.args = {"features_root": features_root, "tot_frame_num": tot_frame_num, "use_flow": use_flow,
+                     "flow_frame_num": flow_frame_num}
         self.raw_ae = autoencoder(3 * tot_frame_num, 3 * tot_frame_num, features_root)
         if use_flow:
             self.of_ae = autoencoder(3 * tot_frame_num, 2 * (flow_frame_num or tot_frame_num), features_root)

@@ -4,14 +4,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from models.cae import ReconCAE
-from utils import record
+from utils import files, record
 from utils.errors import UserError
-from utils.files import load_checkpoint, load_torch_arrays
+from utils.files import load_torch_arrays
 from utils.weights import check_state
 
-SAVED = {"id", "settings", "block", "grid", "model", "scores", "score_mean", "score_std"}
+SAVED = {"key", "settings", "block", "grid", "model_args", "model", "scores", "score_mean", "score_std"}
 
 
 class Block(NamedTuple):
@@ -26,31 +27,16 @@ class Models(NamedTuple):
     grid: tuple  # (h_block, w_block)
     precision: str  # "fp32" or "bf16", as they were trained
     recipe: dict  # id, settings and input of the training, or the file they come from
+    path: Path | None  # of the training's record, or None for an official file
 
     @property
-    def statistics(self):
-        """Each block's number, mean and std: what a z-score depends on."""
-        return [[number, *block.mean, *block.std] for number, block in self.blocks.items()]
+    def use_flow(self):
+        return any(block.model.use_flow for block in self.blocks.values())
 
-
-def earlier(path, wanted, needed, epochs):
-    """What an earlier run left of a block's training: finished, finished in another way, half-way, or {}; and a line or "".
-
-    path: of the block's checkpoint; wanted: the training's record; needed: after how many of its last epochs the weights are
-    needed to end it; epochs: that it has.
-    """
-    for file in (path, path.with_suffix(".resume.pt")):
-        state = load_checkpoint(file, {"id"}) if file.is_file() else {}
-        if state.get("training") != record.training_id(wanted):
-            continue
-        if state["id"] == wanted["id"]:
-            return state, ""
-        if len(state["recent"]) + epochs - state["epoch"] >= min(needed, epochs):
-            return {**state, "epoch_scores": {}}, (
-                f"{file}: the same training, ended otherwise ({record.difference(state, wanted)}): its weights are taken")
-        note = f"{file}: keeps the weights after {len(state['recent'])} epochs, too few to end otherwise: training again"
-        return {}, note
-    return {}, ""
+    @property
+    def key(self):
+        """What scores depend on: the training or file, and each block's number, mean and std."""
+        return [self.recipe["id"], [[number, *block.mean, *block.std] for number, block in self.blocks.items()]]
 
 
 def load_models(path):
@@ -64,34 +50,31 @@ def load_models(path):
 
 def _ours(folder):
     if not (folder / "train.json").is_file():
-        resume = sorted(folder.glob("model_*.resume.pt"))
-        state = "the training there is not finished" if resume else "no trained models there"
-        raise UserError(f"{folder}: {state}: run train.py (it goes on where it stopped)")
-    recipe = record.load(folder / "train.json")
+        begun = (folder / "train.part").is_dir()
+        state = "the training there is not finished" if begun else "no trained models there"
+        raise UserError(f"{folder}: {state}: run train.py (the same command resumes a stopped training)")
+    recipe = record.require(folder / "train.json", "train")
     try:
         blocks, grid = {}, None
         for name in recipe["models"]:
-            if Path(name).name != name:
-                raise UserError(f"{folder / 'train.json'}: names a model outside its folder ({name}): run train.py again")
-            block, number, grid = _read_block(folder / name, recipe["id"])
+            block, number, grid = _read_block(folder / Path(name).name, recipe["key"])
             blocks[number] = block
-        return Models(blocks, grid, recipe["settings"]["precision"], {key: recipe[key] for key in ("id", "settings", "input")})
+        return Models(blocks, grid, recipe["settings"]["precision"], {key: recipe[key] for key in ("id", "settings", "input")},
+                      folder / "train.json")
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # strangers may have put anything there
-        raise UserError(f"{folder}: holds no models of train.py ({type(error).__name__} {error}): run train.py again") from None
+        raise UserError(f"{folder}: has no models of train.py ({type(error).__name__} {error}): run train.py again") from None
 
 
-def _read_block(path, recipe_id):
+def _read_block(path, key):
     """One block's model and scores, its number, and the grid."""
-    content = load_checkpoint(path, SAVED)
-    if content["id"] != recipe_id:
+    content = files.load_checkpoint(path, SAVED)
+    if content["key"] != key:
         raise UserError(f"{path}: is of another training than {path.with_name('train.json')}: run train.py again")
     (row, column), grid = content["block"], tuple(content["grid"])
-    model = _network(content["model"], path)
-    if model.use_flow != content["settings"]["use_flow"]:
-        raise UserError(f"{path}: its weights and its setting use_flow disagree: run train.py again")
+    model = _network(content["model"], content["model_args"], path)
     scores = [content["scores"].numpy(), *(np.array(content[key]) for key in ("score_mean", "score_std"))]
     if any(part.shape[-1:] != (1 + model.use_flow,) or not np.isfinite(part).all() for part in scores):
-        raise UserError(f"{path}: its scores are no finite numbers of its network: run train.py again")
+        raise UserError(f"{path}: its scores are not finite numbers of its network: run train.py again")
     return Block(model, scores[1], scores[2], scores[0]), row * grid[1] + column, grid
 
 
@@ -110,9 +93,11 @@ def _official(path):
         for column in range(grid[1]):
             if states[row][column]:
                 cells = np.column_stack([np.asarray(part[row][column], np.float64).ravel() for part in scores])
-                blocks[row * grid[1] + column] = Block(
-                    _network(states[row][column][0], path), cells.mean(axis=0), cells.std(axis=0), cells)
-    return Models(blocks, grid, "fp32", {"id": [path.name, path.stat().st_size], "settings": {}, "input": {}})
+                state = states[row][column][0]
+                model = _network(state, official_args(state, path), path)
+                blocks[row * grid[1] + column] = Block(model, cells.mean(axis=0), cells.std(axis=0), cells)
+    content = files.sha256([path, *(scores_file(path, kind) for kind in ("raw", "of")[:len(scores)])])
+    return Models(blocks, grid, "fp32", {"id": [path.name, content], "settings": {}, "input": {}}, None)
 
 
 def scores_file(path, kind):
@@ -123,12 +108,18 @@ def scores_file(path, kind):
     return path.with_name(path.name.replace("_model", f"_{kind}_training_scores"))
 
 
-def _network(state, path):
-    """Rebuilds the network from its weights' shapes alone."""
-    first = state.get("raw_ae.0.conv.conv.0.weight") if isinstance(state, dict) else None
-    if first is None or first.ndim != 4 or first.shape[1] % 3:
-        raise UserError(f"{path}: holds no weights of these autoencoders")
-    last = state.get("of_ae.7.conv.weight")  # (2T, f, 1, 1)
-    model = ReconCAE(first.shape[0], first.shape[1] // 3, last is not None, None if last is None else len(last) // 2)
+def _network(state, args, path):
+    """A ReconCAE with these weights, in eval mode."""
+    model = ReconCAE(**args)
     model.load_state_dict(check_state(state, model, path, "python train.py"))
     return model.eval()
+
+
+def official_args(state, path):
+    """The network's arguments by the shapes of its weights, which is all that an official file has."""
+    first = state.get("raw_ae.0.conv.conv.0.weight")  # (f, 3T, 3, 3)
+    if not torch.is_tensor(first) or first.ndim != 4 or first.shape[1] % 3:
+        raise UserError(f"{path}: has no weights of these autoencoders")
+    last = state.get("of_ae.7.conv.weight")  # (2T, f, 1, 1)
+    return {"features_root": first.shape[0], "tot_frame_num": first.shape[1] // 3, "use_flow": last is not None,
+            "flow_frame_num": None if last is None else len(last) // 2}

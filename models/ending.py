@@ -1,9 +1,58 @@
-"""How a training ends: with the last epoch's network, as the official code, or with a steadier one."""
+"""How a training ends: with the last epoch's network, as the official code does, or with a steadier one."""
 
 import copy
+from typing import NamedTuple
 
 import torch
 from torch.optim.swa_utils import AveragedModel, update_bn
+
+
+class Ending(NamedTuple):
+    """How a training of `epochs` ends, and what is kept on the way."""
+
+    epochs: int
+    average_last: int  # the mean of the weights after so many epochs; 0: the last ones
+    recalibrate_bn: bool  # whether batch norm's statistics are estimated anew
+    score_every: int  # the cubes' scores after each such epoch are kept; 0: after none
+    keep_epochs: int  # the weights after so many epochs are kept
+
+    @classmethod
+    def of(cls, cfg):
+        """From the settings of the same names."""
+        return cls(cfg.epochs, cfg.average_last, cfg.recalibrate_bn, cfg.score_every, cfg.keep_epochs)
+
+    @property
+    def needed(self):
+        """After how many of the last epochs the weights are needed."""
+        return max(1, self.average_last)
+
+    @property
+    def kept(self):
+        """After how many of the last epochs the weights are kept."""
+        return max(self.needed, self.keep_epochs)
+
+    def is_scored(self, epoch):
+        """Whether the cubes' scores after this epoch (from 1) are kept."""
+        return self.score_every > 0 and epoch % self.score_every == 0
+
+    def after(self, epoch, model, cubes, state, autocast):
+        """The network if training ended after this epoch, and the scores (n, 1 or 2) of its cubes.
+
+        model: of the right shape, is left with the epoch's weights; cubes: utils.cubes.BlockCubes; state: a
+        models.training.Training.
+        """
+        recent = state.recent[:len(state.recent) - (state.epoch - epoch)][-self.needed:]
+        ended = final_network(model, recent, self.recalibrate_bn, cubes.shuffled(epoch, whole=True), autocast)
+        return ended, torch.from_numpy(cubes.scores(ended, autocast))
+
+    def finish(self, model, cubes, state, autocast):
+        """Ends a training with the final network and its scores; if it is ended again, scores its last kept epochs as well."""
+        again = max(0, len(state.recent) - self.needed)
+        for epoch in range(self.epochs - again, self.epochs + 1):
+            if epoch == self.epochs or self.is_scored(epoch) and epoch not in state.epoch_scores:
+                ended, scores = self.after(epoch, model, cubes, state, autocast)
+                state.epoch_scores |= {epoch: scores} if self.is_scored(epoch) else {}
+        state.finish(state.recent[-1] if ended is model else snapshot(ended), scores)
 
 
 def snapshot(model):
@@ -11,14 +60,13 @@ def snapshot(model):
     return {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
 
 
-def end(model, recent, recalibrate, batches, autocast):
-    """The network that a training ends with.
+def final_network(model, recent, recalibrate, batches, autocast):
+    """The network that a training ends with: `model` itself, left with the last weights, or a copy.
 
-    model: of the right shape, is left with the last weights; recent: one state dict, or those of several epochs, whose
-    mean is taken (stochastic weight averaging). With a mean, or with `recalibrate`, batch norm's running statistics are
-    estimated anew: their plain mean over the batches (raw, flow). In training they are moving averages that mostly know
-    the last few batches, by the weights of before, which is why the scores of this network jump between epochs.
-    Returns `model` itself, or a copy.
+    recent: one state dict, or those of several epochs, whose mean is taken (stochastic weight averaging). With a mean, or with
+    `recalibrate`, batch norm's running statistics are estimated anew: their plain mean over the batches (raw, flow). In
+    training they are moving averages that mostly know the last few batches, by the weights of before, which is why the scores
+    of this network jump between epochs.
     """
     model.load_state_dict(recent[-1])
     if len(recent) == 1 and not recalibrate:

@@ -12,7 +12,8 @@ import pytest
 import torch
 from conftest import SMALL, STAGES, SUITE, run_script
 
-from utils import rates, record, run
+from tools import rates
+from utils import record, run
 
 NAME = ["--dataset_name", "UCSDped2"]
 WORDS = [*NAME, "--flow_method", "dis", "--detector", "none", "--min_area", "100", *SMALL, "--score_every", "1"]
@@ -48,16 +49,16 @@ def test_nothing_is_written_but_rates_which_are_measured_once(suite, tmp_path):
 
 def test_what_is_foretold_is_what_the_stages_do(copy):
     assert states(*WORDS)[0] == dict.fromkeys(ORDER, "done")
-    for flags, expected in ((["--window_size", "1"], ["done", "done", "done", "done", "stale"]),
-                            (["--seed", "7"], ["done", "done", "done", "stale", "to do"]),
-                            (["--patch_size", "16"], ["done", "done", "stale", "stale", "to do"]),
-                            (["--min_area", "150"], ["done", "stale", "stale", "stale", "to do"])):
+    for flags, expected in ((["--window_size", "1"], ["done", "done", "done", "done", "outdated"]),
+                            (["--seed", "7"], ["done", "done", "done", "outdated", "outdated"]),
+                            (["--patch_size", "16"], ["done", "done", "outdated", "outdated", "outdated"]),
+                            (["--min_area", "150"], ["done", "outdated", "outdated", "outdated", "outdated"])):
         found, _ = states(*WORDS, *flags)
         assert [row.partition(":")[0] for row in found.values()] == expected
-        assert flags[0][2:] in found[ORDER[expected.index("stale")]]
+        assert flags[0][2:] in found[ORDER[expected.index("outdated")]]
         for script, stage in zip(STAGES, ORDER):
             told = run_script(script, *WORDS, *flags).stdout
-            made = "made differently" in told or "(28 were done)" not in told and stage == "flow"
+            made = "outdated" in told or "(28 were done)" not in told and stage == "flow"
             assert made == (found[stage] != "done"), (stage, told)
     assert states(*WORDS, *flags)[0] == dict.fromkeys(ORDER, "done")
 
@@ -74,7 +75,8 @@ def test_each_block_counts_once(copy):
     words = [*WORDS, "--h_block", "2"]
     run_script("train.py", *words)
     first, second = (f"data/UCSDped2/test/model_{row}_0.pt" for row in (0, 1))
-    shutil.copy(first, first.replace(".pt", ".resume.pt"))  # killed between the checkpoint and the end of its resume file
+    os.makedirs("data/UCSDped2/test/train.part")
+    shutil.copy(first, "data/UCSDped2/test/train.part")  # killed after the first block
     os.remove(second)
     os.remove("data/UCSDped2/test/train.json")
     found, told = states(*words)
@@ -86,20 +88,20 @@ def test_half_done_work_counts(copy):
         path.unlink()
     state = torch.load("data/UCSDped2/test/model_0_0.pt", weights_only=True)
     state["log"], state["cube_weights"], state["epoch"] = state["log"][:1], state["cube_weights"][:1], 1
-    torch.save(state, "data/UCSDped2/test/model_0_0.resume.pt")
-    for name in ("train.json", "model_0_0.pt"):
-        os.remove(f"data/UCSDped2/test/{name}")
+    state["scores"] = None
+    torch.save(state, "data/UCSDped2/test/model_0_0.pt")
+    os.remove("data/UCSDped2/test/train.json")
     found, told = states(*WORDS)
     assert found["flow"] == "to do" and found["boxes"] == "done" and "5 frames by dis" in told
     assert found["train"] == "to do" and "1 epochs of" in told
     run_script("extract_bbox.py", *WORDS)
-    made = record.load("data/UCSDped2/test/cubes.json")
-    for name in ("stc_raw.npy", "cubes.json"):
-        os.remove(f"data/UCSDped2/test/{name}")
-    record.write(Path("data/UCSDped2/test/cubes.part.json"), {"id": made["id"], "videos": [0], "seconds": 1, "repeated": []})
+    part = Path("data/UCSDped2/test/boxes.part")
+    made = record.load("data/UCSDped2/test/boxes.json")
+    os.remove("data/UCSDped2/test/boxes.json"), os.remove("data/UCSDped2/test/bboxes.npy")
+    record.write(part / "record.json", {**made, "resume_key": made["key"]})
+    np.save(part / "00000000.npy", np.zeros((1, 5)))
     found, told = states(*WORDS)
-    assert found["cubes"] == "to do"
-    assert [line.split()[2:4] for line in told.splitlines() if line.startswith("cubes ")][-1] == ["s", "0.00"]
+    assert found["boxes"] == "to do" and "14 frames" in told and found["cubes"] == "outdated: other boxes"
 
 
 def test_changed_frames_make_all_stale(copy):
@@ -107,7 +109,7 @@ def test_changed_frames_make_all_stale(copy):
     found, _ = states(*WORDS, rc=2)
     assert "15 frames, but 14 labels" in found["test"]
     assert "Test001 have changed" in found["flow"] and "other frames" in found["boxes"]
-    assert all(row.startswith("stale") for row in list(found.values())[:4])
+    assert all(row.startswith("outdated") for row in list(found.values())[:4])
 
 
 def test_what_would_stop_the_run_is_told_at_once(copy, monkeypatch):

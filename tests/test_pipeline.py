@@ -16,7 +16,7 @@ import torch
 from conftest import SMALL, STAGES, SUITE, all_stages, outcome, run_script
 from trees import avenue_tree, shanghaitech_tree, ucsd_tree
 
-from utils import datasets
+from utils import datasets, record
 from utils.labels import read_labels
 
 
@@ -46,7 +46,7 @@ def test_what_the_five_commands_write(copy):
     trained = torch.load("data/UCSDped2/test/model_0_0.pt", weights_only=True)
     assert kept.shape == (2, len(boxes), 1)
     np.testing.assert_array_equal(kept[1], trained["scores"])
-    assert not [p for p in copy.rglob("*.part*")] + [p for p in copy.rglob("*.resume.pt")]
+    assert not [p for p in copy.rglob("*.part*")]
 
 
 def test_the_first_frame_has_no_motion_and_the_last_one_looks_back(copy):
@@ -87,7 +87,7 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_bytes(copy):
         os.unlink(f"data/UCSDped2/test/{path}")
     process = subprocess.Popen([sys.executable, str(SUITE / "train.py"), "--dataset_name", "UCSDped2", *words],
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not os.path.exists("data/UCSDped2/test/model_0_0.resume.pt") and process.poll() is None:
+    while not os.path.exists("data/UCSDped2/test/train.part/model_0_0.pt") and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -95,16 +95,17 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_bytes(copy):
     refused = run_script("test.py", "--dataset_name", "UCSDped2", rc=2)
     assert "not finished" in refused.stderr
     done = run_script("train.py", "--dataset_name", "UCSDped2", *words)
-    assert "going on after epoch" in done.stdout
+    assert "resuming after epoch" in done.stdout
     again = torch.load("data/UCSDped2/test/model_0_0.pt", weights_only=True)
     assert all(torch.equal(whole["model"][key], again["model"][key]) for key in whole["model"])
     np.testing.assert_array_equal(kept, np.load("data/UCSDped2/test/epoch_scores.npy"))
-    assert not os.path.exists("data/UCSDped2/test/model_0_0.resume.pt")
+    assert not os.path.exists("data/UCSDped2/test/train.part")
 
 
-@pytest.mark.parametrize("script, output, words", [
-    ("extract_bbox.py", "bboxes.npy", STAGES["extract_bbox.py"]), ("extract_stc.py", "stc_raw.npy", [])])
-def test_an_interrupted_extraction_goes_on_with_the_next_video(copy, monkeypatch, script, output, words):
+@pytest.mark.parametrize("script, output, words, again", [
+    ("extract_bbox.py", "bboxes.npy", STAGES["extract_bbox.py"], ["Test002"]),
+    ("extract_stc.py", "stc_raw.npy", [], ["Test001", "Test002"])])
+def test_interrupted_boxes_resume_with_the_next_video_and_cubes_start_again(copy, monkeypatch, script, output, words, again):
     whole = open(f"data/UCSDped2/test/{output}", "rb").read()
     for path in (output, "boxes.json" if output == "bboxes.npy" else "cubes.json"):
         os.unlink(f"data/UCSDped2/test/{path}")
@@ -123,7 +124,7 @@ def test_an_interrupted_extraction_goes_on_with_the_next_video(copy, monkeypatch
     seen = []
     monkeypatch.setattr(frames, reader, lambda video, *rest: seen.append(video.name) or real(video, *rest))
     run_script(script, "--dataset_name", "UCSDped2", *words)
-    assert seen == ["Test002"]
+    assert seen == again
     assert open(f"data/UCSDped2/test/{output}", "rb").read() == whole
 
 
@@ -228,11 +229,8 @@ def test_the_era_of_the_paper_drops_boxes_in_which_nothing_moves(copy):
 
 def test_a_block_without_a_model_scores_20(copy):
     run_script("train.py", "--dataset_name", "UCSDped2", *SMALL, "--h_block", "2")
-    record = json.loads(open("data/UCSDped2/test/train.json").read())
     shutil.copytree("data/UCSDped2/test", "half")
-    record["models"] = ["model_0_0.pt"]
-    del record["check"]  # or it would count as damaged
-    open("half/train.json", "w").write(json.dumps(record))
+    record.write("half/train.json", record.load("half/train.json") | {"models": ["model_0_0.pt"]})
     done = run_script("test.py", "--dataset_name", "UCSDped2", "--model", "half")
     assert "no model" in done.stdout
     boxes, scores = np.load("data/UCSDped2/test/bboxes.npy"), np.load("results/UCSDped2/test/box_scores.npy")

@@ -13,10 +13,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-import calc_optical_flow
 from fore_det.boxes import confident, moving
 from models.spr import SP_MODES, self_paced_weights, thresholds, weighted_loss
-from utils import files, legacy, metrics, plan
+from utils import files, legacy, metrics, stages
 from utils.cubes import BlockCubes
 from utils.datasets import Video
 from utils.errors import UserError
@@ -237,11 +236,16 @@ def test_whatever_flow_is_there_the_rest_is_calculated_in_order(tmp_path_factory
         (video.path / name).touch()
     cfg = SimpleNamespace(context_of_num=context, use_flow=True, drop_still_boxes=False, border_mode=border_mode,
                           flow_method="dis", flow_weights="", flow_dtype="float16")
-    needed = plan.flow_frames(cfg, video)
-    assert calc_optical_flow.missing(cfg, video, needed)[0] == needed  # writes the record
-    for t in done & set(range(length)):
-        video.flow_file(t).touch()
-    assert calc_optical_flow.missing(cfg, video, needed)[0] == [t for t in needed if t not in done]
+
+    def flow():
+        return stages.Flow(cfg, video, (4, 6), str)
+
+    needed = stages.flow_frames(cfg, video)
+    assert flow().todo == needed
+    flow().begin()
+    for t in range(length):  # some are there, some are cut or of another size
+        np.save(video.flow_file(t), np.zeros((4, 6 if t in done else 5, 2), np.float16))
+    assert flow().todo == [t for t in needed if t not in done]
 
 
 @given(st.integers(0, 2 ** 32), st.integers(0, 3), st.integers(0, 3), st.integers(0, 30), st.integers(2, 50))

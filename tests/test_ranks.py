@@ -91,7 +91,7 @@ raw, flow = (torch.from_numpy(rng.random((25, channels, 16, 16))) for channels i
 for epoch in range(5):
     batches = []
     for rows in torch.arange(25).split(8):  # 8, 8, 8 and 1: the last leaves a rank without a share
-        own = rows[slice(*ranks.cut(len(rows))[ranks.RANK:][:2])]
+        own = rows[ranks.own_part(len(rows))]
         batches.append(Batch(raw[own], flow[own], len(rows)))
     stats, given, step = train_epoch(network, optimizer, batches, epoch, step, nullcontext(), cfg)
     weights.append(given)
@@ -121,7 +121,7 @@ def test_a_rank_that_dies_ends_the_run_and_it_goes_on(tree):
     words = [SUITE / "train.py", *NAME, *SMALL, "--epochs", "40", "--h_block", "2"]
     process = torchrun(*words)
     data = Path("data/UCSDped2/test")
-    while not list(data.glob("*.resume.pt")):
+    while not list(data.glob("train.part/*.pt")):
         assert process.poll() is None
         time.sleep(0.02)
     found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)  # this run's ranks alone
@@ -131,6 +131,6 @@ def test_a_rank_that_dies_ends_the_run_and_it_goes_on(tree):
     refused = torchrun(*words, "--sync_bn", "true")
     assert "on GPUs alone" in refused.communicate(timeout=240)[1] and refused.returncode != 0
     out = finished(torchrun(*words))
-    assert "going on after epoch" in out and out.count("wrote model_0_0.pt") == 1
+    assert "resuming after epoch" in out and out.count("wrote model_0_0.pt") == 1
     finished(torchrun(SUITE / "test.py", *NAME))
     assert 0 <= outcome("UCSDped2", "test")["auroc"] <= 1

@@ -20,7 +20,7 @@ import torch
 
 from fore_det.published import read_boxes
 from models.checkpoint import load_models, scores_file
-from utils import exchange, files, frames, record
+from utils import exchange, files, frames, record, stages
 from utils.config import dataset_of, parse_config
 from utils.errors import UserError
 from utils.run import progress, run, workers
@@ -120,7 +120,7 @@ def convert_model(args):
     if args.source.is_file():
         to_ours(models, args.source, args.target)
         return
-    kinds = ["raw", "of"] if any(block.model.use_flow for block in models.blocks.values()) else ["raw"]
+    kinds = ["raw", "of"] if models.use_flow else ["raw"]
     paths = [scores_file(args.target, kind) for kind in kinds]
     for path in paths:
         if path.exists():
@@ -138,19 +138,20 @@ def convert_model(args):
 def to_ours(models, source, folder):
     """Writes models as train.py does, so that test.py --model takes the folder."""
     first = next(iter(models.blocks.values())).model
-    made = {"stage": "train", "settings": {"h_block": models.grid[0], "w_block": models.grid[1], "precision": models.precision,
-                                           "use_flow": first.use_flow, "num_feature_root": first.raw_ae[7].conv.in_channels},
-            "input": {"cubes": None, "official": [source.name, files.size(source)]}}
-    made["id"] = record.digest(made)
+    made = record.wanted("train", {
+        "h_block": models.grid[0], "w_block": models.grid[1], "precision": models.precision, "use_flow": first.use_flow,
+        "num_feature_root": first.args["features_root"]}, {"cubes": None, "official": models.recipe["id"]})
     names = []
     for number, block in models.blocks.items():
         place = divmod(number, models.grid[1])
         names.append("model_{}_{}.pt".format(*place))
         files.save_torch(folder / names[-1], {
-            **made, "block": list(place), "grid": list(models.grid), "model": block.model.state_dict(),
+            **made, "block": list(place), "grid": list(models.grid), "model_args": block.model.args,
+            "model": block.model.state_dict(),
             "scores": torch.from_numpy(np.float32(block.scores)), "score_mean": block.mean.tolist(),
             "score_std": block.std.tolist()})
-    record.save(folder / "train.json", made, 0, models=names)
+    outputs = {name: record.describe(folder / name) for name in names}
+    record.save(folder / "train.json", made, outputs, {"models": names, "seconds": 0})
     print(f"wrote {', '.join(names)} in {folder}; score with them: python test.py --dataset_name D --model {folder}")
 
 
@@ -191,7 +192,8 @@ def flow_of_video(cfg, video, folder):
         for t, flow in enumerate(frames.load_flow(there, range(len(video)), frames.size_of(video), workers(-1))):
             files.save_array(video.flow_file(t), flow.astype(cfg.flow_dtype))
             bar.update()
-    record.save(video.flow_folder / "flow.json", record.wanted_flow(cfg, video, ["converted", 0]), 0)
+    flow = stages.Flow(cfg, video, frames.size_of(video), lambda: ["converted", 0], given=True)
+    flow.finish(0, ())
     return len(video)
 
 

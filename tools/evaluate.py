@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils import files, frames, metrics, record
+from utils import files, frames, metrics
+from utils.boxes import Boxes
 from utils.config import dataset_of, parse_config
 from utils.errors import UserError
 from utils.evaluation import bootstrap, epochs, plots, protocols, regions
@@ -85,7 +86,7 @@ def read_own(results, folder):
     if made["auroc"] is None:
         raise UserError(f"{results}: has no labels of both classes ({made['labels']}), so there are no figures")
     scores, labels = (files.load_array(results / name) for name in ("frame_scores.npy", "labels.npy"))
-    boxes = folder and record.boxes_of(folder, record.require(folder / "boxes.json", "boxes", "boxes"))
+    boxes = folder and Boxes.load(folder).rows
     return Scored(protocols.of_results(made, scores, labels), made["settings"]["window_size"], boxes,
                   files.load_array(results / "box_scores.npy"))
 

@@ -50,19 +50,19 @@ def main():
 
 def film(res, v, path, width, tick):
     """Writes the film of one video, whole or not at all; path: without its suffix. Returns the whole path."""
-    video, (start, stop), (high, wide) = res.dataset.videos[v], res.dataset.spans[v], res.sizes[v]
+    video, (start, stop), (high, wide) = res.dataset.videos[v], res.dataset.spans[v], res.boxes.sizes[v]
     zoom = max(1.0, width / wide)
     size = (int(wide * zoom) // 2 * 2, int(high * zoom) // 2 * 2)  # width, height: encoders want even numbers
     step = video.chosen[1] - video.chosen[0] if len(video.chosen) > 1 else 1
     writer, part, suffix = open_writer(path, (res.rates[v] or 25) / step, (size[0], size[1] + PANEL))
     panel = curve_panel(res, start, stop, size[0])
     numbers = np.asarray(video.chosen) + video.first
-    ends = zip(*(np.searchsorted(res.boxes[:, 0], numbers, side) for side in ("left", "right")))
+    ends = zip(*(np.searchsorted(res.boxes.rows[:, 0], numbers, side) for side in ("left", "right")))
     try:
         stream = frames.load(video, video.chosen, workers(-1), "repeat")
         for i, (frame, (first, last)) in enumerate(zip(stream, ends), start):
             shown = cv2.resize(frame, size)
-            boxes = res.boxes[first:last, 1:] * np.tile([size[0] / wide, size[1] / high], 2)
+            boxes = res.boxes.corners[first:last] * np.tile([size[0] / wide, size[1] / high], 2)
             draw_boxes(shown, boxes, res.box_scores[first:last], res.limit)
             words = f"frame {video.chosen[i - start] + 1}   score {res.curve[i]:.2f}"
             writer.write(np.concatenate([shown, with_cursor(panel, (i - start + 0.5) / (stop - start), words)]))

@@ -22,7 +22,6 @@ from utils.cubes import Cubes
 from utils.errors import UserError
 from utils.evaluation import events
 from utils.run import Clock, device_of, locked, precision_of, progress, run, workers
-from utils.stc import block_of
 
 TEMPLATE = SUITE / "tools" / "report.html"
 STEP = 5  # at least every fifth frame gets a picture, or the videos are split over several files
@@ -52,12 +51,11 @@ class Pictures:
 
     def __init__(self, res):
         self.res, self.note = res, ""
-        boxes_made = record.cubes_of(res.folder)[1]
         try:
             self.models = load_models(res.made["model"])
-            use_flow = any(block.model.use_flow for block in self.models.blocks.values())
-            self.cubes = Cubes(res.folder, use_flow, device_of(res.cfg.device), record.cubes_of(res.folder)[0])
-            self.block = block_of(res.boxes[:, 1:], record.sizes_of(res.boxes, boxes_made), *self.models.grid)
+            made = record.load(res.folder / "cubes.json")
+            self.cubes = Cubes(res.folder, self.models.use_flow, device_of(res.cfg.device), made)
+            self.block = res.boxes.block(self.models.grid)
         except UserError as error:
             self.models, self.note = None, f"no reconstructions: {error}"
             print(f"note: {self.note}")
@@ -168,12 +166,12 @@ def timeline(res, v, low, high):
 
 def content(res, v, frames_shown, cubes_shown):
     """What the page needs of one video when the cursor moves: numbers of each frame, and the pictures."""
-    video, (start, stop), size = res.dataset.videos[v], res.dataset.spans[v], res.sizes[v]
+    video, (start, stop), size = res.dataset.videos[v], res.dataset.spans[v], res.boxes.sizes[v]
     numbers = np.asarray(video.chosen) + video.first
-    ends = [np.searchsorted(res.boxes[:, 0], numbers, side) for side in ("left", "right")]
+    ends = [np.searchsorted(res.boxes.rows[:, 0], numbers, side) for side in ("left", "right")]
     rows = np.concatenate([np.arange(a, b) for a, b in zip(*ends)]) if len(numbers) else []
     rows = np.asarray(rows, np.int64)
-    table = np.column_stack([res.boxes[rows, 1:].round(), (res.box_scores[rows] * 100).round()])  # (n, 5)
+    table = np.column_stack([res.boxes.rows[rows, 1:].round(), (res.box_scores[rows] * 100).round()])  # (n, 5)
     table = table.clip(-32768, 32767).astype("<i2")
     return {"v": v, "name": video.name, "size": list(size), "fps": res.rates[v], "frame": [t + 1 for t in video.chosen],
             "score": res.curve[start:stop].round(2).tolist(), "count": (ends[1] - ends[0]).tolist(),

@@ -163,10 +163,11 @@ def take_over(out, cfg, data):
     """Takes the models of a run with the same seed that differs in nothing but the training's end, if there is one."""
     if (data / "train.json").is_file() or any(data.glob("model_*.pt")):
         return
-    wanted = record.training_id(record.wanted(cfg, "train", cubes=record.load(data / "cubes.json")["id"]))
+    wanted = record.training_key(record.wanted("train", stage_settings(cfg, "train"),
+                                               {"cubes": record.load(data / "cubes.json")["id"]}))
     for other in sorted(out.glob(f"runs/*/*/data/{cfg.dataset_name}/{cfg.mode}/train.json")):
         content = record.load(other)
-        if record.training_id(content) == wanted:
+        if record.training_key(content) == wanted:
             return link(other.parent, data, content["models"])
 
 

@@ -76,6 +76,8 @@ def stage_settings(cfg, stage):
         unread |= {"detector", "min_area", "motion_thr", "box_margin", "all_motion_quirk"}
     if stage == "cubes" and not cfg.use_flow:
         unread |= {"context_of_num"}
+    if stage == "test":
+        unread |= {"event_z", "event_share"}  # their stage is "events"
     return {s.name: getattr(cfg, s.name) for s in SETTINGS.values()
             if s.identity and stage in s.stages.split() and s.name not in unread}
 

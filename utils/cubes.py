@@ -80,7 +80,7 @@ class BlockCubes:
         """The epoch's batches, one after another; of each this rank's share, or the whole."""
         rows = self.rows[self.order(epoch)]
         for batch in (rows[i:i + self.batch_size] for i in range(0, len(rows), self.batch_size)):
-            own = slice(None) if whole else slice(*ranks.cut(len(batch))[ranks.RANK:][:2])
+            own = slice(None) if whole else ranks.own_part(len(batch))
             yield Batch(*self.all.batch(batch[own]), len(batch))
 
     def in_order(self, values, epoch):
@@ -99,8 +99,8 @@ def _mapped(path, kind, of_frame, count):
     array = files.load_array(path, mmap=True)
     if not (array.ndim == 4 and len(array) == count and array.dtype.kind == kind and array.shape[1] % of_frame == 0
             and array.shape[2] == array.shape[3] and array.shape[2] % 8 == 0 and array.size):
-        raise UserError(f"{path}: is {array.shape} of {array.dtype}, which are not the {count:,} cubes that cubes.json tells "
-                        "of: remove cubes.json and run extract_stc.py again")
+        raise UserError(f"{path}: is {array.shape} of {array.dtype}, not the {count:,} cubes that cubes.json has: "
+                        "run extract_stc.py again")
     return array
 
 

@@ -185,6 +185,12 @@ def save_array(path, array):
         np.save(file, array, allow_pickle=False)
 
 
+def save_npz(path, arrays):
+    """Writes a dict of arrays as an `.npz` file, whole or not at all."""
+    with whole(path) as part, open(part, "wb") as file:
+        np.savez(file, **arrays)
+
+
 def save_json(path, content):
     """Writes a JSON file, whole or not at all."""
     with whole(path) as part:

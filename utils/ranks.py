@@ -1,12 +1,11 @@
 """Several processes at one piece of work, as torchrun starts them. One process by itself is rank 0 of 1."""
 
 import atexit
-import contextlib
 import datetime
 import os
 
 from utils.errors import UserError
-from utils.run import RANK, locked
+from utils.run import RANK
 
 WORLD = int(os.environ.get("WORLD_SIZE", 1))
 PATIENCE = datetime.timedelta(days=14)  # how long ranks wait for one another: a stage can take days
@@ -31,16 +30,6 @@ def wait():
         dist.barrier()
 
 
-@contextlib.contextmanager
-def together(folder):
-    """Holds a folder for all ranks of a run: rank 0 locks it, the others go in once it has."""
-    start()
-    with locked(folder) if RANK == 0 else contextlib.nullcontext():
-        wait()
-        yield
-        wait()
-
-
 def share(costs):
     """Which items this rank does, ascending: the costliest first, each to the rank that has least so far."""
     loads, mine = [0] * WORLD, []
@@ -52,7 +41,7 @@ def share(costs):
     return sorted(mine)
 
 
-def each(content):
+def from_all(content):
     """What every rank holds, in order of the ranks: a list, the same on all of them."""
     if WORLD == 1:
         return [content]
@@ -63,28 +52,24 @@ def each(content):
     return found
 
 
-def cut(count):
-    """Where each rank's share of a batch starts and ends: WORLD + 1 bounds, shares differ by at most one."""
-    return [count * rank // WORLD for rank in range(WORLD + 1)]
+def own_part(count, rank=RANK):
+    """The slice of a batch of `count` that is a rank's own; parts differ by at most one in length."""
+    return slice(count * rank // WORLD, count * (rank + 1) // WORLD)
 
 
-def gathered(values, count):
-    """The values of a whole batch, from each rank's share of it as `cut` gives them.
-
-    values: (own share, ...) a tensor on any device; count: of the batch. Returns (count, ...), the same on every rank.
-    """
+def whole_batch(values, count):
+    """The values of a whole batch of `count`, the same on every rank. values: (own part, ...), on any device."""
     if WORLD == 1:
         return values
     import torch
     import torch.distributed as dist
 
-    bounds = cut(count)
-    widest = max(b - a for a, b in zip(bounds, bounds[1:]))
-    padded = values.new_zeros(widest, *values.shape[1:])
+    padded = values.new_zeros(-(-count // WORLD), *values.shape[1:])
     padded[:len(values)] = values
     parts = [torch.empty_like(padded) for _ in range(WORLD)]
     dist.all_gather(parts, padded)
-    return torch.cat([part[:b - a] for part, a, b in zip(parts, bounds, bounds[1:])])
+    lengths = (own.stop - own.start for own in (own_part(count, rank) for rank in range(WORLD)))
+    return torch.cat([part[:length] for part, length in zip(parts, lengths)])
 
 
 def total(values):
@@ -94,6 +79,11 @@ def total(values):
 
         dist.all_reduce(values)
     return values
+
+
+def backward(loss):
+    """Gradients of a loss that is the sum of the ranks' own parts: the network averages gradients over the ranks."""
+    (loss * WORLD).backward()
 
 
 def network_of(model, sync_bn=False):
@@ -114,8 +104,8 @@ def network_of(model, sync_bn=False):
     return nn.parallel.DistributedDataParallel(model, devices, forward_sync_buffers=False)
 
 
-def take_buffers(model):
-    """Batch norm's running statistics as rank 0 has them, as in the official DataParallel."""
+def same_statistics(model):
+    """Gives batch norm the running statistics of rank 0 on every rank, as in the official DataParallel."""
     if WORLD > 1:
         import torch.distributed as dist
 

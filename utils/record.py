@@ -1,27 +1,166 @@
-"""What an output was made from: one small JSON beside it, so that settings and inputs are never mixed silently.
+"""The bookkeeping of a stage: is it done, with what, and may it begin. One small JSON lies beside each output.
 
-A record names the stage, its settings and its input (the records before it, or fingerprints of files by names and
-sizes); its id is a hash of these three. A stage is done when its record asks for exactly what is wanted now.
+A record names the stage, its settings, its input (ids of the records it read, fingerprints of files from elsewhere), what
+it made (`outputs`: size, type, shape and a sampled hash of each file) and facts such as counts. `Stage` compares records and
+files; the scripts and `run_pipeline.py --dry_run` ask the same objects. utils/stages.py makes one for each script.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from utils import datasets, files
+from utils import files, ranks
 from utils.config import stage_settings
 from utils.errors import UserError
-from utils.run import versions
+from utils.run import Clock, locked, versions
 from utils.settings import END
-from utils.stc import not_empty
 
 SCRIPTS = {"flow": "calc_optical_flow.py", "boxes": "extract_bbox.py", "cubes": "extract_stc.py", "train": "train.py",
-           "test": "test.py"}
+           "test": "test.py"}  # in order
+MADE = {"flow": "flow", "boxes": "boxes", "cubes": "cubes", "train": "models", "test": "scores", "events": "events"}
+SELECTION = ("videos", "limit_frames", "frame_step")  # the part of the data that a trial takes
+SAMPLES, SAMPLE = 64, 16384  # blocks of a large file that its fingerprint covers, and their bytes
+
+
+class Stage:
+    """One stage's work in one folder.
+
+    The stage writes into `part`, a folder of its own. When all is done the outputs (`file`) move up and the record is written,
+    so the old output stays valid until then. A stopped run finds `part` again if its `resume_key` is the same.
+    """
+
+    def __init__(self, cfg, name, folder, reads=None, contents=None, takes=(), **inputs):
+        """reads: stage -> path of its record, or list of paths (flow: one per video); contents: path of a record -> what
+        --verify covers beside its outputs, name -> files; takes: outputs that a user may have made with another program, if
+        they lie there without a record; inputs: whatever else the output depends on, as JSON.
+
+        Raises UserError if an input is missing, damaged, or made for another part of the data.
+        """
+        self.cfg, self.name, self.folder, self.contents, self.inputs = cfg, name, Path(folder), contents or {}, inputs
+        self.path, self.part = self.folder / f"{name}.json", self.folder / f"{name}.part"
+        self.reads = {stage: paths if isinstance(paths, list) else [paths] for stage, paths in (reads or {}).items()}
+        self.read = {path: require(path, stage) for stage, paths in self.reads.items() for path in paths}
+        for record in self.read.values():
+            if record["stage"] != "train":  # --model may have been trained on any part of any data
+                self._require_selection(record)
+        self.wanted = wanted(name, stage_settings(cfg, name), {**self._ids(), **inputs})
+        self.resume_key = self.wanted["key"]
+        self.old = load(self.path, {"unfinished": True})
+        self.outputs = []  # names
+        self.given = [] if self.old else [file for file in takes if (self.folder / file).is_file()]
+
+    def _ids(self):
+        """What the records that were read say of themselves; of many one digest, with the settings they share."""
+        ids = {}
+        for stage, paths in self.reads.items():
+            records = [self.read[path] for path in paths]
+            many = {**records[0]["settings"], "id": digest([record["id"] for record in records])}
+            ids[stage] = many if stage == "flow" else records[0]["id"]
+        return ids
+
+    def _require_selection(self, record):
+        for key in set(SELECTION) & record["settings"].keys():
+            made, now = record["settings"][key], getattr(self.cfg, key)
+            if made != now:
+                raise UserError(f"the {MADE[record['stage']]} were made with {key} {_text(made)}, now {_text(now)}: give the "
+                                f"same --{key} to every stage, or run {script_of(record['stage'])} again")
+
+    @property
+    def state(self):
+        """("done" | "to do" | "outdated", why). Raises UserError where somebody replaced an output."""
+        if self.old is None:
+            return "to do", "not made yet"
+        if self.old.get("unfinished"):
+            return "to do", f"not finished, or {self.path.name} is damaged; making them again"
+        if self.old["key"] != self.wanted["key"] and not self.old.get("given"):
+            return "outdated", f"outdated: {difference(self.old, self.wanted)}; rebuilding"
+        damaged = damage(self.path, self.old)
+        if damaged:
+            return "outdated", f"outdated: {damaged}; rebuilding"
+        given = f"yours: {self.path.name} says that they were there without it; to make them again, remove both"
+        return "done", given if self.old.get("given") else "done with the same settings and input"
+
+    def file(self, name):
+        """Where to write an output."""
+        self.outputs.append(name)
+        return self.part / name
+
+    def is_done(self):
+        """Whether there is nothing to do; says so, and with --verify holds inputs and outputs to their contents."""
+        state, why = self.state
+        print(f"{self.folder}: {MADE[self.name]} are {why}")
+        if self.cfg.verify and ranks.RANK == 0:
+            for path in self.read:
+                verify(path, self.contents.get(path, {}), own=False)
+            if state == "done":
+                verify(self.path, self.contents.get(self.path, {}))
+        return state == "done"
+
+    @contextlib.contextmanager
+    def writing(self, room=0, flag="--data_root_dir"):
+        """Holds the folder, and its inputs' folders against change, while the stage writes into `part`; then puts the files in
+        their places and writes the record. Gives a dict for the record's facts. All ranks enter and leave together.
+
+        room: bytes that the work takes; flag: the setting that moves it to another disk. Raises UserError where there is not
+        enough room, another process holds the folder, or an input has changed since it was read.
+        """
+        clock, facts = Clock(), {}
+        with contextlib.ExitStack() as held:
+            if ranks.RANK == 0:
+                held.enter_context(locked(self.folder))
+                for folder in {path.parent for path in self.read} - {self.folder}:
+                    held.enter_context(locked(folder, shared=True))
+                self._prepare()
+                there = sum(path.stat().st_size for path in self.part.iterdir())
+                files.require_room(self.folder, room - there, f"the {MADE[self.name]}", flag)
+            ranks.wait()
+            yield facts
+            ranks.wait()
+            facts.setdefault("seconds", clock())
+            if ranks.RANK == 0:
+                self._finish(facts)
+            ranks.wait()
+
+    def _prepare(self):
+        for path, record in [*self.read.items(), (self.path, self.old)]:
+            if load(path, {"unfinished": True}) != record:
+                raise UserError(f"{path}: another process has just replaced it: run the same command again")
+        begun = load(self.part / "record.json", {}) or {}
+        if begun.get("resume_key") != self.resume_key:
+            shutil.rmtree(self.part, ignore_errors=True)
+        write(self.part / "record.json", {**self.wanted, "resume_key": self.resume_key})
+
+    def _finish(self, facts):
+        outputs = {name: describe(self.part / name) for name in self.outputs}
+        outputs |= {name: describe(self.folder / name) for name in self.given}
+        write(self.path, {**self.wanted, "unfinished": True})  # from here until the end nothing is valid
+        for name in (self.old or {}).get("outputs", {}).keys() - outputs.keys():
+            (self.folder / name).unlink(missing_ok=True)
+        for name in self.outputs:
+            os.replace(self.part / name, self.folder / name)
+        given = {"given": self.given} if self.given else {}
+        save(self.path, {**self.wanted, **given}, outputs, facts)
+        shutil.rmtree(self.part)
+        if self.cfg.verify:
+            verify(self.path, self.contents.get(self.path, {}))
+
+
+def wanted(stage, settings, inputs):
+    """The part of a record that decides whether it is the one wanted: stage, settings, input, and their hash `key`."""
+    content = {"stage": stage, "settings": settings, "input": inputs}
+    return {**content, "key": digest(content)}
+
+
+def script_of(stage):
+    """The script that makes a stage's output."""
+    return SCRIPTS.get(stage, "test.py")
 
 
 def digest(content):
@@ -29,192 +168,127 @@ def digest(content):
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def wanted(cfg, stage, **inputs):
-    """The record that `stage` would write with these settings and inputs (but for counts, versions and seconds)."""
-    return _with_id(stage, stage_settings(cfg, stage), inputs)
-
-
-def wanted_flow(cfg, video, weights):
-    """The record of one video's flow files, which don't depend on the mode or on a trial's part of the data."""
-    return _with_id("flow", {"flow_method": cfg.flow_method, "flow_dtype": cfg.flow_dtype},
-                    {"frames": digest(datasets.fingerprint(video)), "weights": weights})
-
-
-def training_id(record):
+def training_key(content):
     """What decides a training's weights after each epoch: all but how it ends and what is scored on the way."""
-    settings = {key: value for key, value in record["settings"].items() if key not in END}
-    return digest([settings, record["input"]])
+    settings = {key: value for key, value in content["settings"].items() if key not in END}
+    return digest([settings, content["input"]])
 
 
 def write(path, content):
-    """Writes a record, also one of work that is not finished, with a hash of all that it tells."""
+    """Writes a record, with a hash of all that it says."""
     files.save_json(path, {**content, "check": _check(content)})
 
 
-def save(path, record, seconds, **counts):
-    """Writes a finished output's record."""
-    write(path, {**record, **counts, "seconds": seconds, "versions": versions(),
-                  "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])})
+def save(path, record, outputs, facts):
+    """Writes a finished record. Its `id`, by which later stages know it, covers the arrays that were made.
+
+    outputs: name -> what `describe` says of the file; facts: counts, seconds and the like.
+    """
+    arrays = {name: made for name, made in outputs.items() if "shape" in made}
+    write(path, {**record, "id": digest([record["key"], arrays]), "outputs": outputs, **facts, "versions": versions(),
+                 "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])})
 
 
-def load(path):
-    """The record in a file, or None where there is none. Raises UserError if it is damaged or was edited."""
+def load(path, damaged=None):
+    """The record in a file, or None where there is none; `damaged`, if it is given, in place of one that is damaged.
+
+    Raises UserError where a record is damaged, was edited, or is of an older version.
+    """
     if not Path(path).is_file():
         return None
-    content = files.load_json(path)
-    if not isinstance(content, dict) or content.get("check") != _check(content) and (
-            "check" in content or not {"stage", "settings", "input", "id"} <= content.keys()):  # records once had no hash
-        raise UserError(f"{path}: this record is damaged or was edited: remove it and run the stage again")
-    return content
+    try:
+        content = files.load_json(path)
+    except UserError:
+        content = None
+    whole = isinstance(content, dict) and {"stage", "settings", "input", "key", "check"} <= content.keys()
+    if whole and content["check"] == _check(content):
+        return content
+    if damaged is not None:
+        return damaged
+    raise UserError(f"{path}: this record is damaged or was edited, or is of an older version: run {script_of(Path(path).stem)} again")
 
 
-def verify(path, named, own=True):
-    """Holds files to their contents (--verify); named: name -> files that the record in `path` vouches for.
+def require(path, stage):
+    """The record of a stage before, whose files are as it says. Raises UserError that names the script to run."""
+    record = load(path)
+    if record is None or record.get("unfinished"):
+        raise UserError(f"{path}: not there, so there are no {MADE[stage]} yet: run {script_of(stage)} first")
+    damaged = damage(path, record)
+    if damaged:
+        raise UserError(f"{Path(path).parent}: {damaged}: run {script_of(stage)} again")
+    return record
 
-    own: whether the record is the running stage's, and takes the SHA-256 of those that it does not know yet.
-    Raises UserError where files differ: no record can tell what they were made from.
+
+def describe(path):
+    """What a record says of a file: bytes, of an array also dtype and shape, and a hash of all of a small file or of blocks
+    spread over a large one, which costs milliseconds at any size.
+    """
+    size = os.stat(path).st_size
+    starts = range(0, size, SAMPLE) if size <= SAMPLES * SAMPLE else np.linspace(0, size - SAMPLE, SAMPLES).astype(int).tolist()
+    sampled = hashlib.sha256()
+    with open(path, "rb") as file:
+        for start in starts:
+            file.seek(start)
+            sampled.update(file.read(SAMPLE))
+    array = files.load_array(path, mmap=True) if Path(path).suffix == ".npy" else None
+    kind = {} if array is None else {"dtype": array.dtype.str, "shape": list(array.shape)}
+    return {"bytes": size, **kind, "sample": sampled.hexdigest()[:32]}
+
+
+def damage(path, record):
+    """Which output of a record is missing or not whole, in a few words, or "".
+
+    Raises UserError where a whole array is not the one that was made: somebody replaced it, and it is not overwritten unasked.
+    """
+    for name, made in record.get("outputs", {}).items():
+        file = Path(path).parent / name
+        try:
+            if not file.is_file():
+                return f"{name} is missing"
+            if describe(file) == made:
+                continue
+        except UserError:  # the header of an array cannot be read
+            return f"{name} is damaged"
+        if "shape" in made:
+            script = script_of(record["stage"])
+            raise UserError(f"{file}: is another array than {script} wrote: to keep it, remove {path}; to make it again, "
+                            f"remove {file}; then run {script} again")
+        return f"{name} is not as it was written ({os.stat(file).st_size:,} bytes, then {made['bytes']:,})"
+    return ""
+
+
+def verify(path, contents, own=True):
+    """Holds the outputs of a record, and contents (name -> files), to their SHA-256 (--verify).
+
+    own: whether the record is the running stage's, and takes the hashes that it does not know yet.
+    Raises UserError where files differ: no record can say what they were made from.
     """
     made = load(path)
+    named = {name: [Path(path).parent / name] for name in made["outputs"]} | contents
     known, found = made.get("sha256", {}), {name: files.sha256(paths) for name, paths in named.items()}
     for name, paths in named.items():
         if known.get(name, found[name]) != found[name]:
             raise UserError(f"{path}: the contents of {name} ({paths[0]}{', ...' if paths[1:] else ''}) have changed since "
-                            f"it was written: put the old files back, or remove it and run {SCRIPTS[made['stage']]} again")
+                            f"it was written: put the old files back, or remove it and run {script_of(made['stage'])} again")
     unknown = found.keys() - known.keys()
     if unknown and own:
         write(path, {**made, "sha256": known | found})
     elif unknown:
-        print(f"note: {path} holds no SHA-256 of {', '.join(sorted(unknown))}: run {SCRIPTS[made['stage']]} --verify true")
-
-
-def verify_flow(dataset):
-    """`verify` for the flow of a dataset's chosen videos."""
-    for video in dataset.videos:
-        verify(video.flow_folder / "flow.json", {"frames": video.frame_files(), "flow": video.flow_files()}, own=False)
-
-
-def verify_cubes(folder, use_flow):
-    """`verify` for the boxes and cubes in a folder."""
-    verify(folder / "boxes.json", {"bboxes.npy": [folder / "bboxes.npy"]}, own=False)
-    cubes = ["stc_raw.npy", "stc_of.npy"][:1 + use_flow]
-    verify(folder / "cubes.json", {name: [folder / name] for name in cubes}, own=False)
-
-
-def verify_models(folder, own=True):
-    """`verify` for the models in a folder."""
-    verify(folder / "train.json", {name: [folder / name] for name in load(folder / "train.json")["models"]}, own)
+        print(f"note: {path} has no SHA-256 of {', '.join(sorted(unknown))}: run {script_of(made['stage'])} --verify true")
 
 
 def difference(record, other):
     """Says in a few words what two records of a stage differ in, or "" if nothing."""
-    changed = [f"{key} {_word(record['settings'].get(key))}, now {_word(value)}"
+    differs = [f"{key} {_text(record['settings'].get(key))}, now {_text(value)}"
                for key, value in other["settings"].items() if record["settings"].get(key) != value]
-    changed += [f"other {key}" for key, value in other["input"].items() if record["input"].get(key) != value]
-    return "; ".join(changed)
-
-
-def is_done(path, record, outputs=()):
-    """Whether the record in `path` is the wanted one and all outputs are there, and why (not)."""
-    old = load(path)
-    if old is None or not all(os.path.exists(Path(path).parent / name) for name in [*outputs, *old.get("models", ())]):
-        return False, "not made yet"
-    if old["id"] == record["id"]:
-        return True, "done with the same settings and input"
-    return False, f"made differently: {difference(old, record)}"
-
-
-def require(path, stage, what):
-    """The record of the stage before. Raises UserError if it is missing."""
-    record = load(path)
-    if record is None:
-        raise UserError(f"{path}: not there, so there are no {what} yet: run {SCRIPTS[stage]} first")
-    return record
-
-
-def unlike(model, boxes_made):
-    """A line if the boxes that a folder's models were trained on were found in another way than these, else ""."""
-    theirs = load(Path(model, "boxes.json"))
-    if theirs is None:
-        return ""
-    changed = difference(*({"input": {}, "settings": {
-        **{key: made["settings"].get(key) for key in ("detector", "score_thr", "cover_thr", "motion_thr")},
-        "flow_method": (made["input"].get("flow") or {}).get("flow_method")}} for made in (theirs, boxes_made)))
-    return changed and f"note: {model} was trained on boxes that were found otherwise ({changed}): scores compare less well"
-
-
-def require_still(path, record):
-    """Raises UserError if the record in `path` is no longer this one: it was read before its folder was locked."""
-    if load(path) != record:
-        raise UserError(f"{path}: another process has just replaced what it tells of: run the same command again")
-
-
-def require_selection(cfg, record, path):
-    """Raises UserError if a trial's part of the data (--videos, ...) is not the one that an input was made for."""
-    for key in ("videos", "limit_frames", "frame_step"):
-        made, now = record["settings"][key], getattr(cfg, key)
-        if made != now:
-            raise UserError(f"{path}: was made with {key} {_word(made)}, now {_word(now)}: "
-                            f"give the same --{key} to every stage, or run {SCRIPTS[record['stage']]} again")
-
-
-def cubes_of(folder):
-    """The records of the cubes in a folder and of their boxes. Raises UserError if one is missing or they don't fit."""
-    cubes = require(folder / "cubes.json", "cubes", "cubes")
-    boxes = require(folder / "boxes.json", "boxes", "boxes")
-    if cubes["input"]["boxes"] != boxes["id"]:
-        raise UserError(f"{folder}: the cubes were made from other boxes than those there now: run extract_stc.py again")
-    return cubes, boxes
-
-
-def require_frames(dataset, boxes_made, path):
-    """Raises UserError if the frames are not those that the boxes were made from."""
-    if boxes_made["input"]["frames"] != frames_of(dataset):
-        raise UserError(f"{path}: the frames of {dataset.name} are not those that the boxes were made from (a video or frame "
-                        "was added, removed or replaced): run extract_bbox.py again")
-
-
-def sizes_of(boxes, boxes_made):
-    """The frame size that belongs to each box: (N, 5) rows and the record of the boxes -> (N, 2) H, W."""
-    firsts = [first for _, first, _ in boxes_made["videos"]]
-    return np.asarray(boxes_made["sizes"])[np.searchsorted(firsts, boxes[:, 0], "right") - 1]
-
-
-def frames_of(dataset):
-    """Fingerprint of the chosen videos' frames."""
-    return digest([[v.name, v.first, datasets.fingerprint(v), list(v.chosen)] for v in dataset.videos])
-
-
-def flow_of(dataset):
-    """How the chosen videos' flow was made, and its fingerprint. Raises UserError where there is none yet."""
-    made = [require(v.flow_folder / "flow.json", "flow", f"flow files of {v.name}") for v in dataset.videos]
-    return {**made[0]["settings"], "id": digest([one["id"] for one in made])}
-
-
-def boxes_of(folder, boxes_made):
-    """The boxes in a folder, (N, 5): frame x1 y1 x2 y2. Raises UserError if they are not as their record tells."""
-    path, count = folder / "bboxes.npy", boxes_made["boxes"]
-    boxes = files.load_array(path)
-    if boxes.shape != (count, 5) or boxes.dtype.kind not in "fiu":
-        raise UserError(f"{path}: is {boxes.shape} of {boxes.dtype}, boxes.json tells of {(count, 5)} numbers: "
-                        "run extract_bbox.py again, or --boxes_from FILE to take boxes from elsewhere")
-    frame = boxes[:, 0]
-    if not (np.isfinite(boxes).all() and (frame % 1 == 0).all() and (np.diff(frame) >= 0).all()
-            and 0 <= frame[0] and frame[-1] < boxes_made["num_frames"]
-            and not_empty(boxes[:, 1:], sizes_of(boxes, boxes_made)).all()):
-        raise UserError(f"{path}: rows must be finite, sorted by frame, with frames 0 to {boxes_made['num_frames'] - 1} and "
-                        "some pixel inside the image: run extract_bbox.py again, or --boxes_from FILE for boxes from elsewhere")
-    return boxes
+    differs += [f"other {key}" for key, value in other["input"].items() if record["input"].get(key) != value]
+    return "; ".join(differs)
 
 
 def _check(content):
-    """A hash of all that a record tells, so that damage does not lead astray."""
+    """A hash of all that a record says, so that damage does not mislead."""
     return digest({key: value for key, value in content.items() if key != "check"})
 
 
-def _with_id(stage, settings, inputs):
-    content = {"stage": stage, "settings": settings, "input": inputs}
-    return {**content, "id": digest(content)}
-
-
-def _word(value):
+def _text(value):
     return {True: "true", False: "false", "": "(none)"}.get(value, value) if isinstance(value, (bool, str)) else value

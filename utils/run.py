@@ -161,6 +161,15 @@ def free_cores(seconds=0.3):
     return min(cores(), max(1, round(ticks)))
 
 
+def warn_of_busy_cores(device):
+    """A line if networks on the CPU would share it with other work."""
+    import torch
+
+    if device.type == "cpu" and "WORLD_SIZE" not in os.environ and free_cores() < 0.75 * torch.get_num_threads():
+        print(f"note: other processes use this machine's cores: {torch.get_num_threads()} threads may be slower than fewer; "
+              "--threads -1 takes as many as cores are free")
+
+
 def use_threads(count):
     """Sets how many threads networks use.
 

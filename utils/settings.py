@@ -110,11 +110,12 @@ SETTINGS = {s.name: s for s in (
     S("model", str, "", "test", "score with this folder of models, or this official D_model.npy"),
     S("w_raw", float, 0.5, "test", "weight of the raw z-score (with use_flow)", 0),
     S("w_of", float, 1.0, "test", "weight of the flow z-score", 0),
-    S("window_size", int, 10, "test", "frames of the moving average over the frame scores, 1 for none", 1, 10 ** 4),
-    S("event_z", float, 2.0, "test", "an event is where the score, averaged within its video, is above this z-score; of cubes "
-      "that were trained on a tenth cannot exceed 3, a fifth not 2", identity=False),
-    S("event_share", float, 0.0, "test", "an event is where the score is among this share of the highest (0: by --event_z)",
-      0, identity=False),
+    S("window_size", int, 10, "test events", "frames of the moving average over the frame scores, 1 for none", 1, 10 ** 4),
+    S("event_z", float, 2.0, "test events",
+      "an event is where the score, averaged within its video, is above this z-score; of cubes that were trained on a tenth "
+      "cannot exceed 3, a fifth not 2"),
+    S("event_share", float, 0.0, "test events",
+      "an event is where the score is among this share of the highest (0: by --event_z)", 0, 1),
     # how it runs
     S("device", str, "auto", "flow boxes train test", "auto, cpu, or cuda:N", identity=False),
     S("threads", int, 0, "flow boxes train test",

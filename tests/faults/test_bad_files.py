@@ -51,7 +51,7 @@ TARGETS = [
     (CUBES + "cubes.json", ["test.py", *NAME], "results"),
     (CUBES + "model_0_0.pt", ["test.py", *NAME], "results"),
     (CUBES + "model_0_0.pt", TRAIN, CUBES + "train.json"),
-    (CUBES + "model_0_0.resume.pt", TRAIN, CUBES + "model_0_0.pt"),
+    (CUBES + "train.part/model_0_0.pt", TRAIN, CUBES + "model_0_0.pt"),
     (CUBES + "train.json", ["test.py", *NAME], "results"),
     ("raw_datasets/UCSDped2/Test/Test001_gt/004.bmp", ["test.py", *NAME], "results"),
     ("raw_datasets/avenue/ground_truth_demo/testing_label_mask/1_label.mat", ["test.py", *AVENUE], "results"),
@@ -64,7 +64,7 @@ TARGETS = [
 ]
 MAY_CHANGE = {"calc_optical_flow.py": "optical_flow", "extract_bbox.py": CUBES + "b", "extract_stc.py": CUBES,
               "train.py": CUBES, "test.py": "results"}
-AT_WORK = (".lock", ".part", "bboxes.part", "cubes.part.json", "record.json", ".resume.pt", "flow.json")
+AT_WORK = (".lock", ".part", "flow.json")
 
 
 class Writes:
@@ -215,7 +215,8 @@ def make_base(root, long):
     per_frame[:] = [boxes[boxes[:, 0] == i, 1:] for i in range(12)]
     np.save("theirs.npy", per_frame, allow_pickle=True)
     np.save("theirs_rows.npy", boxes)
-    shutil.copy(CUBES + "model_0_0.pt", CUBES + "model_0_0.resume.pt")
+    os.mkdir(CUBES + "train.part")
+    shutil.copy(CUBES + "model_0_0.pt", CUBES + "train.part")
     shutil.copy(CUBES + "model_0_0.pt", "weights.pth")
     Path("mine.cfg").write_text("[data_parameters]\nuse_flow = False\n[LBR_SPR_parameters]\nepochs = 3\nlr = 0.001\n")
     for name in ("UCSDped2_model.npy", "UCSDped2_raw_training_scores.npy"):

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from utils import files, record
+from utils import files, record, stages
+from utils.boxes import Boxes
 from utils.config import MODES, dataset_of, parse_config
 from utils.datasets import Dataset, rates
 from utils.errors import UserError
@@ -20,8 +21,7 @@ class Results:
     dataset: Dataset
     folder: Path  # data/D/MODE
     path: Path  # results/D/MODE
-    boxes: np.ndarray  # (N, 5) frame x1 y1 x2 y2
-    sizes: list  # (H, W) of each video
+    boxes: Boxes
     box_scores: np.ndarray  # (N,)
     frame_scores: np.ndarray  # (S,) of the scored frames, before averaging
     curve: np.ndarray  # (S,) averaged within each video, see utils.evaluation.events.curve
@@ -63,25 +63,24 @@ def load(args):
     path = Path(cfg.results_dir, cfg.dataset_name, cfg.mode)
     if not (path / "test.json").is_file() or not (path / "events.csv").is_file():
         raise UserError(f"{path}: there are no finished scores: run test.py first")
-    made, tested = files.load_json(path / "metrics.json"), record.load(path / "test.json")
-    made["events"] = files.load_json(path / "events.json")
+    tested, made = record.require(path / "test.json", "test"), files.load_json(path / "metrics.json")
+    made["events"] = record.require(path / "events.json", "events")
     if not args.config and made["config"] != cfg.config and Path(made["config"]).is_file():
         cfg = _settings(args, made["config"])
     for key in ("videos", "limit_frames", "frame_step"):
         setattr(cfg, key, made["settings"][key])
     folder = Path(cfg.data_root_dir, cfg.dataset_name, cfg.mode)
-    cubes_made, boxes_made = record.cubes_of(folder)
-    if tested["input"]["cubes"] != cubes_made["id"]:
+    if tested["input"]["cubes"] != record.load(stages.require_cubes(folder))["id"]:
         raise UserError(f"{path}: the scores are of other cubes than those in {folder}: run test.py again")
     dataset = dataset_of(cfg)
-    record.require_frames(dataset, boxes_made, folder / "bboxes.npy")
-    boxes = record.boxes_of(folder, boxes_made)
+    boxes = Boxes.load(folder)
+    stages.require_frames(dataset, boxes.record, folder / "bboxes.npy")
     box_scores, frame_scores = (files.load_array(path / f"{kind}_scores.npy") for kind in ("box", "frame"))
     labels = files.load_array(path / "labels.npy") if (path / "labels.npy").is_file() else None
     curve = events.curve(frame_scores, dataset.spans, made["settings"]["window_size"])
-    highest = events.highest_rows(box_scores, boxes, dataset.chosen)
-    found = events.find(curve, made["events"]["threshold"], made["settings"]["window_size"], highest, boxes, dataset.spans)
-    return Results(cfg, made, dataset, folder, path, boxes, boxes_made["sizes"], box_scores, frame_scores, curve, labels,
+    highest = events.highest_rows(box_scores, boxes.rows, dataset.chosen)
+    found = events.find(curve, made["events"]["threshold"], made["settings"]["window_size"], highest, boxes.rows, dataset.spans)
+    return Results(cfg, made, dataset, folder, path, boxes, box_scores, frame_scores, curve, labels,
                    highest, found, rates(dataset))
 
 

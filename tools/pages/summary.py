@@ -113,10 +113,10 @@ def peaks(res, count, apart=25):
 def card(res, i, text, event):
     """A frame worth a look: where it is, and its highest box in percent of the frame."""
     v, frame = res.video_of(i)
-    (height, width), row, start = res.sizes[v], res.highest[i], res.dataset.spans[v][0]
+    (height, width), row, start = res.boxes.sizes[v], res.highest[i], res.dataset.spans[v][0]
     box = None
     if row >= 0:
-        x1, y1, x2, y2 = res.boxes[row, 1:].clip(0, [width, height] * 2)
+        x1, y1, x2, y2 = res.boxes.corners[row].clip(0, [width, height] * 2)
         box = [100 * x1 / width, 100 * y1 / height, 100 * (x2 - x1) / width, 100 * (y2 - y1) / height]
     chosen = res.dataset.videos[v].chosen
     return {"i": i, "v": v, "place": i - start, "video": res.dataset.videos[v].name, "frame": frame + 1, "text": text,
@@ -160,7 +160,7 @@ def kept_weights(res):
     """The self-paced weights (epochs, N) of the cubes that were scored, or None: not kept, or trained on other cubes."""
     path = (res.model_folder or Path()) / "epoch_weights.npy"
     trained = record.load(path.with_name("train.json"))
-    if not path.is_file() or not trained or trained["input"].get("cubes") != record.cubes_of(res.folder)[0]["id"]:
+    if not path.is_file() or not trained or trained["input"].get("cubes") != record.load(res.folder / "cubes.json")["id"]:
         return None
     return files.load_array(path, mmap=True)
 
@@ -170,7 +170,7 @@ def taken_away(res):
     weights = kept_weights(res)
     if weights is None or res.labels is None or not 0 < res.labels.mean() < 1:
         return ""
-    abnormal = epochs.on_abnormal(res.boxes, res.dataset.chosen, res.labels, res.dataset.num_frames)
+    abnormal = epochs.on_abnormal(res.boxes, res.dataset.chosen, res.labels)
     share, on_abnormal = epochs.dropped(weights[-1], abnormal)
     return "" if share <= 0 else (f"Of the weight that was taken away in the last epoch {on_abnormal:.0%} lay on cubes of "
                                   f"abnormal frames, which hold {abnormal.mean():.0%} of all cubes.")
@@ -187,7 +187,7 @@ def most_dropped(res, count=20, apart=25):
     lost = lost.sum(axis=0) / max(1, lost.any(axis=1).sum())
     firsts, found = [video.first for video in res.dataset.videos], []
     for row in np.lexsort((-res.box_scores, -lost))[:100 * count]:
-        number = int(res.boxes[row, 0])
+        number = int(res.boxes.frame[row])
         v = int(np.searchsorted(firsts, number, "right")) - 1
         if lost[row] <= 0 or len(found) == count:
             break

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from utils import files, metrics, record
+from utils.boxes import Boxes
 from utils.errors import UserError
-from utils.stc import block_of
 
 
 class Training(NamedTuple):
@@ -28,37 +28,36 @@ def load(folder, results):
     Raises UserError if there are no models, or no labels of both classes.
     """
     folder, results = Path(folder), Path(results)
-    trained = record.require(folder / "train.json", "train", "models")
-    _, boxes_made = record.cubes_of(folder)
+    trained, boxes = record.require(folder / "train.json", "train"), Boxes.load(folder)
     made = files.load_json(results / "metrics.json")
     labels = files.load_array(results / "labels.npy")
-    boxes, settings = record.boxes_of(folder, boxes_made), trained["settings"]
+    settings = trained["settings"]
     if "scored_epochs" not in trained or len(boxes) != made["cubes"]:
         raise UserError(f"{results}: the scores there are not of the models in {folder}: run train.py and test.py again")
     scored = trained["scored_epochs"]
-    sizes = record.sizes_of(boxes, boxes_made)
-    block = block_of(boxes[:, 1:], sizes, settings["h_block"], settings["w_block"])
+    block = boxes.block((settings["h_block"], settings["w_block"]))
     chosen = np.concatenate([first + np.arange(count) * settings["frame_step"] for _, first, count in made["videos"]])
     channels = 2 if settings["use_flow"] else 1
     scores = files.load_array(folder / "epoch_scores.npy", mmap=True) if scored else np.empty((0, len(boxes), channels))
+
     def frame_scores(losses):
         z = np.empty_like(losses)
         for number in np.unique(block):
             rows = block == number
             z[rows] = metrics.normalise(losses[rows], losses[rows].mean(axis=0), losses[rows].std(axis=0))
         box_scores = z[:, 0] if channels == 1 else z @ np.float32([made["settings"]["w_raw"], made["settings"]["w_of"]])
-        return metrics.frame_scores(box_scores, boxes, boxes_made["num_frames"], sizes)[chosen]
+        return metrics.frame_scores(box_scores, boxes.rows, boxes.num_frames, boxes.size)[chosen]
 
     return Training(scored, scores, files.load_array(folder / "epoch_weights.npy", mmap=True),
-                    on_abnormal(boxes, chosen, labels, boxes_made["num_frames"]), frame_scores, labels,
+                    on_abnormal(boxes, chosen, labels), frame_scores, labels,
                     made["settings"]["window_size"])
 
 
-def on_abnormal(boxes, chosen, labels, num_frames):
-    """Whether each box (N, 5) lies on an abnormal frame: (N,) bool. chosen, labels: (F,) the scored frames."""
-    abnormal = np.zeros(num_frames, bool)
+def on_abnormal(boxes, chosen, labels):
+    """Whether each of the Boxes lies on an abnormal frame: (N,) bool. chosen, labels: (F,) the scored frames."""
+    abnormal = np.zeros(boxes.num_frames, bool)
     abnormal[chosen] = labels
-    return abnormal[boxes[:, 0].astype(np.int64)]
+    return abnormal[boxes.frame]
 
 
 def aurocs(training, last=0):

@@ -102,3 +102,11 @@ def cube_sheet(cubes, scores, captions, title):
         grid[0, side].set_title(("highest scores", "lowest scores")[side], fontsize=10, loc="left")
     figure.suptitle(title, y=0.98)
     return figure
+
+
+def in_turn(rows, group, count):
+    """The first `count` of some rows, as evenly from all groups as can be: else one object would fill the sheet."""
+    group, by_group = group[rows], np.argsort(group[rows], kind="stable")
+    turn = np.empty(len(rows), np.int64)  # how many rows of the same group come before
+    turn[by_group] = np.arange(len(rows)) - np.searchsorted(group[by_group], group[by_group])
+    return rows[np.sort(np.argsort(turn, kind="stable")[:count])]

@@ -7,8 +7,10 @@ import time
 import cv2
 import numpy as np
 
+from fore_det import detector
+from fore_det.boxes import moving
 from utils import files, frames
-from utils.run import cores, precision_of
+from utils.run import cores, precision_of, workers
 from utils.stc import crops
 
 
@@ -50,7 +52,7 @@ def duration(seconds):
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def flow_rate(method, first, size, dtype):
+def flow(method, first, size, dtype):
     """Frames per second of a flow method (FlowNet2_src.methods), from decoding to the frames' size, without the writing.
 
     first: first(n) gives the first n frames of a video, (H, W, 3); size: their H, W; dtype: of the flow files.
@@ -66,7 +68,22 @@ def flow_rate(method, first, size, dtype):
     return per_second(min(count, max(1, len(first(count + 1)) - 1)), work)
 
 
-def cube_rates(first, span, patch_size):
+def boxes(cfg, first, device):
+    """Frames per second of the detector on the first frames; without one, of motion boxes where a few things move."""
+    images = first(8 if device.type == "cuda" else 1)
+    if cfg.detector != "none":
+        weights = detector.weights_file(cfg.detector, cfg.detector_weights, cfg.detector_scale)
+        detect = detector.load_detector(cfg.detector, weights, cfg.detector_scale, device)
+        return per_second(len(images), lambda: detect(images))
+    flow = np.zeros((*images[0].shape[:2], 2), np.float32)
+    for k in range(4):
+        cv2.rectangle(flow, (20 * k, 10), (20 * k + 15, 50), (2, 2), -1)
+    none, rest = np.empty((0, 4), np.float32), (cfg.motion_thr, cfg.min_area, cfg.box_margin)
+    return per_second(16, lambda: list(frames.parallel(
+        lambda _: moving(flow, none, *rest), range(16), workers(cfg.num_workers))))
+
+
+def cubes(first, span, patch_size):
     """Frames per second that are decoded, and cubes per second of `span` patches that are cut out of decoded ones."""
     images = first(8)
     near = (images * span)[:span]
@@ -74,8 +91,8 @@ def cube_rates(first, span, patch_size):
             per_second(100, lambda: crops(near, np.tile([0, 0, 40, 40], (100, 1)), patch_size))]
 
 
-def network_rates(model, shapes, precision, device):
-    """Cubes per second that get self-paced weights, that are scored, that are learnt from; bytes of the network.
+def network(model, shapes, precision, device):
+    """Cubes per second that get self-paced weights, that are scored, that are learnt from.
 
     model: a ReconCAE; shapes: (B, 3T, P, P), and (B, 2T, P, P) with flow; precision: fp32 or bf16.
     """
@@ -100,5 +117,4 @@ def network_rates(model, shapes, precision, device):
             losses = model.errors(raw, *flow)
         sum(loss.mean() for loss in losses if loss is not None).backward()
         losses[0].detach().cpu()
-    rates = [per_second(len(raw), work, 3) for work in (refine, score, step)]
-    return [*rates, sum(value.nbytes for value in model.state_dict().values())]
+    return [per_second(len(raw), work, 3) for work in (refine, score, step)]

@@ -1,0 +1,285 @@
+"""The five stages as `record.Stage` objects: what each reads, and what decides whether its output is the one wanted.
+
+A script works through its object; `run_pipeline.py --dry_run` asks the same ones.
+"""
+
+import io
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+
+from utils import datasets, record
+from utils.config import flow_is_read
+from utils.datasets import window
+from utils.errors import UserError
+from utils.record import Stage
+
+
+def chosen(cfg):
+    """The stages that a run takes: no flow where nothing reads it, no training where --model gives trained ones."""
+    left_out = {"flow": not flow_is_read(cfg), "train": bool(cfg.model)}
+    return [stage for stage in record.SCRIPTS if not left_out.get(stage)]
+
+
+def folder_of(cfg):
+    """data/D/MODE."""
+    return Path(cfg.data_root_dir, cfg.dataset_name, cfg.mode)
+
+
+def results_of(cfg):
+    """results/D/MODE."""
+    return Path(cfg.results_dir, cfg.dataset_name, cfg.mode)
+
+
+def boxes(cfg, dataset, source):
+    """source: see fore_det.detector.source."""
+    reads = flow_records(dataset) if reads_flow(cfg) else {}
+    return Stage(cfg, "boxes", folder_of(cfg), reads, contents(cfg, dataset), takes=["bboxes.npy"],
+                 frames=frames_of(dataset), **source)
+
+
+def boxes_room(dataset):
+    """Bytes of the boxes, about 100 a frame, twice."""
+    return len(dataset.chosen) * 4096
+
+
+def cube_files(cfg):
+    """File name -> channels and number type of the cubes in it."""
+    files = {"stc_raw.npy": (3 * span(cfg.context_frame_num, cfg.border_mode), np.dtype(np.uint8))}
+    if cfg.use_flow:
+        files["stc_of.npy"] = (2 * span(cfg.context_of_num, cfg.border_mode), np.dtype(np.float16))
+    return files
+
+
+def span(context, border_mode):
+    """Frames in a window."""
+    return len(window(0, context, 0, 0, border_mode))
+
+
+def cubes_room(cfg, count):
+    """Bytes of `count` cubes."""
+    return count * cfg.patch_size ** 2 * sum(channels * dtype.itemsize for channels, dtype in cube_files(cfg).values())
+
+
+def train_room(cfg, count, network):
+    """Bytes of a training on `count` cubes: each block's network, Adam's state and the kept epochs, and one being replaced."""
+    size = sum(value.nbytes for value in network.state_dict().values())
+    scored = cfg.epochs // cfg.score_every if cfg.score_every else 0
+    per_cube = 2 * cfg.epochs + 4 * (1 + cfg.use_flow) * scored
+    kept = max(1, cfg.average_last, cfg.keep_epochs)
+    return (cfg.h_block * cfg.w_block + 1) * size * (4 + kept) + 3 * count * per_cube
+
+
+def test_room(count):
+    """Bytes of the scores of `count` cubes, and of pictures."""
+    return 16 * count + 10 ** 7
+
+
+def input_of(path):
+    """What the record in a file says that its output was made from, or {}."""
+    return (record.load(path, {}) or {}).get("input", {})
+
+
+def resume_key_of(part):
+    """What a stopped run in a stage's `part` folder can be resumed with, or None."""
+    return (record.load(part / "record.json", {}) or {}).get("resume_key")
+
+
+def reads_flow(cfg):
+    """Whether the boxes depend on optical flow."""
+    return cfg.drop_still_boxes or not cfg.boxes_from
+
+
+def cubes(cfg, dataset):
+    """Raises UserError where the frames are not those that the boxes were made from."""
+    folder = folder_of(cfg)
+    reads = {"boxes": folder / "boxes.json"} | (flow_records(dataset) if cfg.use_flow else {})
+    stage = Stage(cfg, "cubes", folder, reads, contents(cfg, dataset), takes=list(cube_files(cfg)))
+    require_frames(dataset, stage.read[folder / "boxes.json"], folder / "bboxes.npy")
+    return stage
+
+
+def train(cfg):
+    """Raises UserError where the cubes are of other boxes than those that are there."""
+    folder = folder_of(cfg)
+    stage = Stage(cfg, "train", folder, {"cubes": require_cubes(folder)})
+    stage.resume_key = record.training_key(stage.wanted)
+    return stage
+
+
+def test(cfg, dataset, models, labels, source):
+    """models: models.checkpoint.Models; labels: (F,) bool or None, and their source.
+
+    Raises UserError where the models are of other cubes than those there, or the frames are not those of the boxes.
+    """
+    folder, abnormal = folder_of(cfg), None if labels is None else record.digest(labels.tolist())
+    reads = {"cubes": require_cubes(folder)} | ({"train": models.path} if models.path else {})
+    stage = Stage(cfg, "test", results_of(cfg), reads, takes=["box_scores.npy"], labels=source, abnormal=abnormal,
+                  model=models.key)
+    if not cfg.model and models.recipe["input"]["cubes"] != stage.read[reads["cubes"]]["id"]:
+        raise UserError(f"{folder}: the models were trained on other cubes than those there now: run train.py again")
+    require_frames(dataset, record.load(folder / "boxes.json"), folder / "bboxes.npy")
+    return stage
+
+
+def notes_on_models(cfg, boxes_made):
+    """Lines about the models that are scored: a training that is not finished, boxes found in another way."""
+    if (folder_of(cfg) / "train.part").is_dir():
+        yield f"note: {folder_of(cfg)} has a training that is not finished; scoring the one before it"
+    theirs = record.load(Path(cfg.model, "boxes.json")) if cfg.model else None
+    if theirs:
+        keys = ("detector", "score_thr", "cover_thr", "motion_thr")
+        changed = record.difference(*({"input": {}, "settings": {
+            **{key: made["settings"].get(key) for key in keys},
+            "flow_method": (made["input"].get("flow") or {}).get("flow_method")}} for made in (theirs, boxes_made)))
+        if changed:
+            yield f"note: {cfg.model} was trained on boxes found in another way ({changed}): scores may not be comparable"
+
+
+def events(cfg, rates):
+    """rates: frames per second of each video, or None."""
+    return Stage(cfg, "events", results_of(cfg), {"test": results_of(cfg) / "test.json"}, rates=rates)
+
+
+def require_cubes(folder):
+    """The path of the cubes' record. Raises UserError where the boxes there are not those that the cubes were cut at."""
+    made = record.require(folder / "cubes.json", "cubes")
+    if made["input"]["boxes"] != record.require(folder / "boxes.json", "boxes")["id"]:
+        raise UserError(f"{folder}: the cubes were made from other boxes than those there now: run extract_stc.py again")
+    return folder / "cubes.json"
+
+
+def require_frames(dataset, boxes_made, path):
+    """Raises UserError if the frames are not those that the boxes were made from."""
+    if boxes_made["input"]["frames"] != frames_of(dataset):
+        raise UserError(f"{path}: the frames of {dataset.name} are not those that the boxes were made from (a video or frame "
+                        "was added, removed or replaced): run extract_bbox.py again")
+
+
+def frames_of(dataset):
+    """Fingerprint of the chosen videos' frames, by names and sizes."""
+    return record.digest([[v.name, v.first, datasets.fingerprint(v), list(v.chosen)] for v in dataset.videos])
+
+
+def contents(cfg, dataset):
+    """What --verify covers beside outputs: the frames, in the boxes' record, and frames and flow files in each flow's."""
+    if not cfg.verify:
+        return {}
+    return {folder_of(cfg) / "boxes.json": dataset.contents} | {video.flow_folder / "flow.json": flow_contents(video)
+                                                                for video in dataset.videos}
+
+
+def flow_contents(video):
+    """The same for one video's flow."""
+    return {"frames": video.frame_files(), "flow": video.flow_files()}
+
+
+def flow_records(dataset):
+    """The records of the chosen videos' flow, as a Stage reads them."""
+    return {"flow": [video.flow_folder / "flow.json" for video in dataset.videos]}
+
+
+def flow_frames(cfg, video):
+    """Frames whose flow later stages read: the scored ones, and their windows where flow cubes are made."""
+    context = cfg.context_of_num if cfg.use_flow or cfg.drop_still_boxes else 0
+    return sorted({t for i in video.chosen for t in window(i, context, 0, len(video) - 1, cfg.border_mode)})
+
+
+class Flow:
+    """The flow of one video: a file per frame, which later runs add to, so it is done frame by frame.
+
+    Flow depends on neither mode nor trial. Attributes: wanted, old (the record that is there, or None), todo (frames whose
+    file is missing or not whole), other_frames (whether all files are to be replaced).
+    """
+
+    def __init__(self, cfg, video, size, weights, given=False):
+        """size: (H, W); given: whether files without a record are taken; weights: gives what the weights are; not called where
+        no flow is left to do, for flow that was made on another machine needs no weights here.
+
+        Raises UserError where other flow is there, or flow without a record.
+        """
+        self.video, self.path, self.shape = video, video.flow_folder / "flow.json", (*size, 2)
+        self.dtype, self.needed = np.dtype(cfg.flow_dtype), flow_frames(cfg, video)
+        self.old = record.load(self.path)
+        if self.old is None and not given and any(video.flow_folder.glob("*.npy")):
+            raise UserError(f"{video.flow_folder}: has flow files without a record (flow.json) of how they were made: remove "
+                            "them, or keep them and take another --flow_root_dir for this and the later stages")
+        there = self._whole_files()
+        self.todo = [t for t in self.needed if video.flow_file(t).name not in there]
+        known = weights() if self.todo or self.old is None else self.old["input"]["weights"]
+        frames = record.digest(datasets.fingerprint(video))
+        self.wanted = record.wanted("flow", {"flow_method": cfg.flow_method, "flow_dtype": cfg.flow_dtype},
+                                    {"frames": frames, "weights": known})
+        self.other_frames = self.old is not None and self.old["input"]["frames"] != frames
+        self._require_mine()
+        if self.other_frames:
+            self.todo = self.needed
+
+    def _whole_files(self):
+        """Names of the flow files that have the right type, shape and size; contents are for --verify."""
+        if not self.video.flow_folder.is_dir():
+            return set()
+        header = npy_header(self.dtype, self.shape)
+        size = len(header) + math.prod(self.shape) * self.dtype.itemsize
+        with os.scandir(self.video.flow_folder) as entries:
+            return {e.name for e in entries if e.name.endswith(".npy") and e.stat().st_size == size
+                    and _begins_with(e.path, header)}
+
+    def _require_mine(self):
+        old, folder = self.old, self.video.flow_folder
+        keep = "remove it, or keep both with --flow_root_dir OTHER_FOLDER for this and the later stages"
+        if old and (old["settings"] != self.wanted["settings"] or old["input"]["weights"] != self.wanted["input"]["weights"]):
+            raise UserError(f"{folder}: flow is there already, made with other settings "
+                            f"({record.difference(old, self.wanted)}): {keep}")
+        if self.other_frames and old["place"] != self._place():
+            raise UserError(f"{folder}: flow is there already, of other frames ({old['place']}): {keep}")
+
+    def _place(self):
+        """Where the frames are, seen from the flow, so that both can be moved together."""
+        return os.path.relpath(os.path.abspath(self.video.path), os.path.abspath(self.video.flow_folder))
+
+    @property
+    def state(self):
+        """("done" | "to do" | "outdated", why), as `record.Stage.state`."""
+        if self.other_frames:
+            return "outdated", f"the frames of {self.video.name} have changed"
+        return ("to do", "not made yet") if self.todo or self.old.get("unfinished") else ("done", "")
+
+    def begin(self):
+        """Before the first file is written: removes the flow of other frames, and says in the record what is being made."""
+        if self.other_frames:
+            print(f"{self.video.flow_folder}: the frames have changed; calculating their flow again")
+            for path in self.video.flow_files():
+                path.unlink()
+        if self.old is None or self.other_frames:
+            self.old = {**self.wanted, "place": self._place(), "unfinished": True}
+            record.write(self.path, self.old)
+
+    def finish(self, seconds, repeated):
+        """Writes the record; repeated: names of frames that another one was taken for. Returns those of all runs, sorted."""
+        old = self.old or {}
+        repeated = sorted({*old.get("repeated", ()), *repeated})
+        record.save(self.path, {**self.wanted, "place": self._place()}, {}, {
+            "seconds": round(old.get("seconds", 0) + seconds, 1), "flows": len(self.video.flow_files()),
+            "repeated": repeated})
+        return repeated
+
+
+def flow_room(flow):
+    """Bytes of the flow files that a video lacks."""
+    return len(flow.todo) * math.prod(flow.shape) * flow.dtype.itemsize
+
+
+def npy_header(dtype, shape):
+    """The bytes with which an `.npy` file of this type and shape begins."""
+    header = io.BytesIO()
+    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(shape)}
+    np.lib.format.write_array_header_1_0(header, description)
+    return header.getvalue()
+
+
+def _begins_with(path, data):
+    with open(path, "rb") as file:
+        return file.read(len(data)) == data

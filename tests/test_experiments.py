@@ -166,7 +166,7 @@ def test_ending_a_training_in_other_ways(copy):
     assert all(torch.equal(model()["model"][k], v) for k, v in averaged["model"].items())
     assert len(np.load("data/UCSDped2/test/epoch_scores.npy")) == 5
     done = run_script(*train, "--average_last", "4")
-    assert "too few to end otherwise: training again" in done.stdout
+    assert "too few to end like this; training again" in done.stdout
 
 
 EXPERIMENT = """

@@ -65,6 +65,8 @@ def dataset_of(cfg):
 
 def stage_settings(cfg, stage):
     """The settings that decide what a stage's output is, as a plain dict: only those that are read with these values."""
+    if stage == "flow":
+        return {"flow_method": cfg.flow_method, "flow_dtype": cfg.flow_dtype}
     unread = set()
     if stage == "boxes" and not cfg.drop_still_boxes:
         unread |= {"border_mode", "context_of_num", "patch_size"}

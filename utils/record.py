@@ -205,7 +205,8 @@ def load(path, damaged=None):
         return content
     if damaged is not None:
         return damaged
-    raise UserError(f"{path}: this record is damaged or was edited, or is of an older version: run {script_of(Path(path).stem)} again")
+    raise UserError(f"{path}: this record is damaged or was edited, or is of an older version: run "
+                    f"{script_of(Path(path).stem)} again")
 
 
 def require(path, stage):

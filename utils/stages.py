@@ -187,11 +187,10 @@ def flow_frames(cfg, video):
     return sorted({t for i in video.chosen for t in window(i, context, 0, len(video) - 1, cfg.border_mode)})
 
 
-class Flow:
-    """The flow of one video: a file per frame, which later runs add to, so it is done frame by frame.
+class Flow(Stage):
+    """The flow of one video: a file per frame, to which later runs add, so it is done frame by frame (`todo`).
 
-    Flow depends on neither mode nor trial. Attributes: wanted, old (the record that is there, or None), todo (frames whose
-    file is missing or not whole), other_frames (whether all files are to be replaced).
+    It depends on neither mode nor trial.
     """
 
     def __init__(self, cfg, video, size, weights, given=False):
@@ -200,70 +199,54 @@ class Flow:
 
         Raises UserError where other flow is there, or flow without a record.
         """
-        self.video, self.path, self.shape = video, video.flow_folder / "flow.json", (*size, 2)
-        self.dtype, self.needed = np.dtype(cfg.flow_dtype), flow_frames(cfg, video)
-        self.old = record.load(self.path)
-        if self.old is None and not given and any(video.flow_folder.glob("*.npy")):
-            raise UserError(f"{video.flow_folder}: has flow files without a record (flow.json) of how they were made: remove "
-                            "them, or keep them and take another --flow_root_dir for this and the later stages")
-        there = self._whole_files()
+        self.video, self.shape, self.dtype = video, (*size, 2), np.dtype(cfg.flow_dtype)
+        self.needed = flow_frames(cfg, video)
+        there = self._files_there()
         self.todo = [t for t in self.needed if video.flow_file(t).name not in there]
-        known = weights() if self.todo or self.old is None else self.old["input"]["weights"]
-        frames = record.digest(datasets.fingerprint(video))
-        self.wanted = record.wanted("flow", {"flow_method": cfg.flow_method, "flow_dtype": cfg.flow_dtype},
-                                    {"frames": frames, "weights": known})
-        self.other_frames = self.old is not None and self.old["input"]["frames"] != frames
-        self._require_mine()
-        if self.other_frames:
-            self.todo = self.needed
+        known = input_of(video.flow_folder / "flow.json")
+        super().__init__(cfg, "flow", video.flow_folder, frames=record.digest(datasets.fingerprint(video)),
+                         weights=weights() if self.todo or not known else known["weights"])
+        self.place = os.path.relpath(os.path.abspath(video.path), os.path.abspath(video.flow_folder))  # both can be moved
+        self.other_frames = bool(known) and known["frames"] != self.inputs["frames"]
+        if not known and not given and any(video.flow_folder.glob("*.npy")):
+            raise UserError(f"{self.folder}: has flow files without a record (flow.json) of how they were made: remove the folder, "
+                            "or keep it and take another --flow_root_dir for this and the later stages")
+        if known and (self.old["settings"] != self.wanted["settings"] or known["weights"] != self.inputs["weights"]
+                      or self.other_frames and self.old["place"] != self.place):
+            differs = record.difference(self.old, self.wanted)
+            raise UserError(f"{self.folder}: other flow is there already ({differs}): remove it, or keep both with "
+                            "--flow_root_dir OTHER_FOLDER for this and the later stages")
+        self.todo = self.needed if self.other_frames else self.todo
 
-    def _whole_files(self):
+    def _files_there(self):
         """Names of the flow files that have the right type, shape and size; contents are for --verify."""
-        if not self.video.flow_folder.is_dir():
-            return set()
         header = npy_header(self.dtype, self.shape)
         size = len(header) + math.prod(self.shape) * self.dtype.itemsize
-        with os.scandir(self.video.flow_folder) as entries:
-            return {e.name for e in entries if e.name.endswith(".npy") and e.stat().st_size == size
-                    and _begins_with(e.path, header)}
-
-    def _require_mine(self):
-        old, folder = self.old, self.video.flow_folder
-        keep = "remove it, or keep both with --flow_root_dir OTHER_FOLDER for this and the later stages"
-        if old and (old["settings"] != self.wanted["settings"] or old["input"]["weights"] != self.wanted["input"]["weights"]):
-            raise UserError(f"{folder}: flow is there already, made with other settings "
-                            f"({record.difference(old, self.wanted)}): {keep}")
-        if self.other_frames and old["place"] != self._place():
-            raise UserError(f"{folder}: flow is there already, of other frames ({old['place']}): {keep}")
-
-    def _place(self):
-        """Where the frames are, seen from the flow, so that both can be moved together."""
-        return os.path.relpath(os.path.abspath(self.video.path), os.path.abspath(self.video.flow_folder))
+        return {path.name for path in self.video.flow_files() if path.stat().st_size == size and _begins_with(path, header)}
 
     @property
     def state(self):
-        """("done" | "to do" | "outdated", why), as `record.Stage.state`."""
+        """("done" | "to do" | "outdated", why)."""
         if self.other_frames:
             return "outdated", f"the frames of {self.video.name} have changed"
-        return ("to do", "not made yet") if self.todo or self.old.get("unfinished") else ("done", "")
+        return ("to do", "not made yet") if self.todo or not self.old or self.old.get("unfinished") else ("done", "")
 
     def begin(self):
         """Before the first file is written: removes the flow of other frames, and says in the record what is being made."""
         if self.other_frames:
-            print(f"{self.video.flow_folder}: the frames have changed; calculating their flow again")
+            print(f"{self.folder}: the frames have changed; calculating their flow again")
             for path in self.video.flow_files():
                 path.unlink()
-        if self.old is None or self.other_frames:
-            self.old = {**self.wanted, "place": self._place(), "unfinished": True}
+        if not self.old or self.other_frames:
+            self.old = {**self.wanted, "place": self.place, "unfinished": True}
             record.write(self.path, self.old)
 
     def finish(self, seconds, repeated):
         """Writes the record; repeated: names of frames that another one was taken for. Returns those of all runs, sorted."""
         old = self.old or {}
         repeated = sorted({*old.get("repeated", ()), *repeated})
-        record.save(self.path, {**self.wanted, "place": self._place()}, {}, {
-            "seconds": round(old.get("seconds", 0) + seconds, 1), "flows": len(self.video.flow_files()),
-            "repeated": repeated})
+        record.save(self.path, {**self.wanted, "place": self.place}, {}, {
+            "seconds": round(old.get("seconds", 0) + seconds, 1), "flows": len(self.video.flow_files()), "repeated": repeated})
         return repeated
 
 

@@ -209,7 +209,7 @@ class Flow(Stage):
         self.place = os.path.relpath(os.path.abspath(video.path), os.path.abspath(video.flow_folder))  # both can be moved
         self.other_frames = bool(known) and known["frames"] != self.inputs["frames"]
         if not known and not given and any(video.flow_folder.glob("*.npy")):
-            raise UserError(f"{self.folder}: has flow files without a record (flow.json) of how they were made: remove the folder, "
+            raise UserError(f"{self.folder}: has flow files without a record (flow.json) of how they were made: remove it, "
                             "or keep it and take another --flow_root_dir for this and the later stages")
         if known and (self.old["settings"] != self.wanted["settings"] or known["weights"] != self.inputs["weights"]
                       or self.other_frames and self.old["place"] != self.place):

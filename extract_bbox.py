@@ -122,7 +122,7 @@ def finder(cfg, dataset, repeated):
     use_threads(cfg.threads)
     device = device_of(cfg.device)
     weights = detector.weights_file(cfg.detector, cfg.detector_weights, cfg.detector_scale)
-    detect = detector.load_detector(cfg.detector, weights, cfg.detector_scale, device)
+    detect = detector.load_detector(cfg.detector, weights, cfg.detector_scale, device, cfg.detector_tiles)
     batch = 8 if device.type == "cuda" else 1
 
     def detected(video):

@@ -1,20 +1,25 @@
 """Object detectors, each as one function: a batch of frames -> their detections."""
 
 import functools
+import hashlib
+import math
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from utils.errors import UserError
 from utils.files import size
 
 CHECKPOINTS = Path(__file__).resolve().parent / "obj_det_checkpoints"
+OVERLAP = 0.2  # of neighbouring tiles, as a share of a tile
 YOLOV3 = {608: "yolov3_d53_mstrain-608_273e_coco-139f5633.pth", 320: "yolov3_d53_320_273e_coco-421362b6.pth"}
 
 
 def weights_file(word, given, scale):
     """The weights file that a detector reads, or None. Raises UserError if the official one is not there."""
-    _parts(word)
+    if _parts(word)[0] in ("onnx", "mmdet") and given:
+        raise UserError(f"--detector_weights {given}: --detector {word} names its weights itself: leave this out")
     if word != "yolov3" or given:
         return Path(given) if given else None
     if scale not in YOLOV3:
@@ -28,42 +33,90 @@ def weights_file(word, given, scale):
 
 
 def source(boxes_from, word, given, scale, known=None):
-    """What boxes come from, by files' names and sizes, for their record; empty for motion boxes alone.
+    """What boxes come from, by files' names and the SHA-256 of their contents, for their record; empty for motion boxes alone.
 
     boxes_from: a file of boxes, which then counts alone, or ""; known: the input that an earlier record tells of, which is
     believed where the weights are not here (boxes made on another machine). Raises UserError where a file is missing.
     """
     if boxes_from:
-        return {"boxes_from": [Path(boxes_from).name, size(boxes_from)]}
+        return {"boxes_from": _identity(boxes_from)}
     if word == "none":
         return {}
     try:
-        path = weights_file(word, given, scale)
-        files = [path] if path else [Path(p) for p in word.split(":")[1:] if word.startswith("mmdet:")]
-        return {"weights": [[file.name, size(file)] for file in files]}
+        path, (kind, rest) = weights_file(word, given, scale), _parts(word)
+        return {"weights": [_identity(file) for file in ([path] if path else rest if kind in ("mmdet", "onnx") else [])]}
     except UserError:
         if "weights" not in (known or {}):
             raise
         return {"weights": known["weights"]}
 
 
-def load_detector(word, path, scale, device):
+def load_detector(word, path, scale, device, tiles=1):
     """The function of a detector: list of (H, W, 3) uint8 BGR images of one size -> list of (n, 5) x1 y1 x2 y2 score.
 
-    word: yolov3, torchvision:MODEL or mmdet:CONFIG:CHECKPOINT. Raises UserError if it cannot be had.
+    word: yolov3, torchvision:MODEL, onnx:FILE or mmdet:CONFIG:CHECKPOINT; tiles: see `tiled`. Raises UserError if it cannot be
+    had.
     """
     kind, rest = _parts(word)
     if kind == "yolov3":
-        return _yolov3(path, scale, device)
-    return _torchvision(*rest, path, device) if kind == "torchvision" else _mmdet(*rest, device)
+        detect = _yolov3(path, scale, device)
+    elif kind == "onnx":
+        detect = _onnx(*rest, scale)
+    else:
+        detect = _torchvision(*rest, path, device) if kind == "torchvision" else _mmdet(*rest, device)
+    return tiled(detect, tiles) if tiles > 1 else detect
+
+
+def tiled(detect, count):
+    """A detector that looks at `count` overlapping tiles of each image, for small objects, and joins their boxes by one
+    non-maximum suppression over all classes.
+    """
+    from fore_det.yolo_onnx import suppressed
+
+    def detect_tiles(images):
+        cuts = split(*images[0].shape[:2], count)
+        found = iter(detect([image[y1:y2, x1:x2] for image in images for y1, y2, x1, x2 in cuts]))
+        joined = [np.concatenate([next(found) + [x1, y1, x1, y1, 0] for y1, _, x1, _ in cuts]) for _ in images]
+        return [rows[suppressed(rows[:, :4], rows[:, 4:], np.zeros(len(rows)))] for rows in joined]
+    return detect_tiles
+
+
+def split(height, width, count):
+    """Ends y1, y2, x1, x2 of `count` overlapping tiles of one size that cover an image, as square as a grid of them can be."""
+    grids = [(rows, count // rows) for rows in range(1, count + 1) if count % rows == 0]
+    rows, columns = min(grids, key=lambda grid: abs(math.log(height / grid[0] / (width / grid[1]))))
+    return [(*y, *x) for y in _spans(height, rows) for x in _spans(width, columns)]
+
+
+def _spans(length, count):
+    """The ends of `count` overlapping parts of a length."""
+    part = math.ceil(length / (count - (count - 1) * OVERLAP))
+    return [(start, start + part) for start in np.linspace(0, length - part, count).round().astype(int).tolist()]
 
 
 def _parts(word):
     """"torchvision:MODEL" -> "torchvision", ["MODEL"]. Raises UserError if there is no such detector."""
-    kind, *rest = word.split(":")
-    if {"yolov3": 0, "torchvision": 1, "mmdet": 2}.get(kind) != len(rest):
-        raise UserError(f"--detector {word}: must be yolov3, torchvision:MODEL, mmdet:CONFIG:CHECKPOINT or none")
+    kind, *rest = word.split(":", 1 if word.startswith("onnx:") else -1)  # a path of Windows has a colon itself
+    if {"yolov3": 0, "torchvision": 1, "onnx": 1, "mmdet": 2}.get(kind) != len(rest):
+        raise UserError(f"--detector {word}: must be yolov3, torchvision:MODEL, onnx:FILE, mmdet:CONFIG:CHECKPOINT or none")
     return kind, rest
+
+
+def _identity(path):
+    """What a file from elsewhere is: its name and the SHA-256 of its content. Raises UserError if it is not there."""
+    size(path)
+    with open(path, "rb") as file:
+        return [Path(path).name, hashlib.file_digest(file, "sha256").hexdigest()]
+
+
+def _onnx(path, scale):
+    import torch
+
+    from fore_det.yolo_onnx import Yolo
+
+    network = Yolo(path, scale)
+    cv2.setNumThreads(torch.get_num_threads())  # by --threads; the boxes are the same for any number
+    return lambda images: [network(image) for image in images]
 
 
 def _yolov3(path, scale, device):

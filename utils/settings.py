@@ -55,10 +55,13 @@ SETTINGS = {s.name: s for s in (
     S("flow_dtype", ("float16", "float32"), "float16", "flow", "number format of the flow files (official: float32)"),
     # 2 foreground boxes
     S("detector", str, "yolov3", "boxes",
-      "yolov3 (official), torchvision:MODEL, mmdet:CONFIG:CHECKPOINT, or none for motion boxes alone"),
+      "yolov3 (official), torchvision:MODEL, onnx:FILE (YOLOX, YOLOv5, v8, v11), mmdet:CONFIG:CHECKPOINT, or none for motion "
+      "boxes alone"),
     S("detector_weights", str, "", "boxes", "weights file in place of the detector's usual one", identity=False),
     S("detector_scale", int, 608, "boxes",
-      "length to which yolov3 resizes a frame's long side: 608, or 320 (avenue, ShanghaiTech)", 32, 4096),
+      "length to which yolov3 resizes a frame's long side: 608, or 320 (avenue, ShanghaiTech); also onnx, unless the network's "
+      "input has a fixed size", 32, 4096),
+    S("detector_tiles", int, 1, "boxes", "the detector sees each frame in so many overlapping tiles, for small objects", 1, 64),
     S("score_thr", float, 0.2, "boxes", "a detection is kept if its score is above this", 0),
     S("cover_thr", float, 0.6, "boxes", "a box is dropped if a larger one covers more than this share of it", 0),
     S("boxes_from", str, "", "boxes",

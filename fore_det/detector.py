@@ -32,6 +32,12 @@ def weights_file(word, given, scale):
     return path
 
 
+def at_hand(scale):
+    """The word for a detector whose weights are here: yolov3, else YOLOX-nano, else none."""
+    nano = CHECKPOINTS / "yolox_nano.onnx"
+    return "yolov3" if (CHECKPOINTS / YOLOV3[scale]).is_file() else f"onnx:{nano}" if nano.is_file() else "none"
+
+
 def source(boxes_from, word, given, scale, known=None):
     """What boxes come from, by files' names and the SHA-256 of their contents, for their record; empty for motion boxes alone.
 

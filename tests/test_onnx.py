@@ -229,6 +229,15 @@ def test_the_stage_with_a_network_of_two_boxes(tmp_path, monkeypatch):
     assert "must be yolov3" in run_script("extract_bbox.py", *name, "--detector", "onnx", rc=2).stderr
 
 
+def test_own_videos_get_yolox_nano_where_it_is_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(detector, "CHECKPOINTS", tmp_path)
+    assert detector.at_hand(608) == "none"
+    (tmp_path / "yolox_nano.onnx").touch()
+    assert detector.at_hand(608) == f"onnx:{tmp_path / 'yolox_nano.onnx'}"
+    (tmp_path / detector.YOLOV3[608]).touch()
+    assert (detector.at_hand(608), detector.at_hand(320)) == ("yolov3", f"onnx:{tmp_path / 'yolox_nano.onnx'}")
+
+
 # The published network
 
 @pytest.fixture(scope="module")

@@ -1,40 +1,46 @@
-"""Fetch the published weights of FlowNet2 and YOLOv3 to where the stages look for them.
+"""Fetch published weights to where the stages look for them.
 
-    python -m tools.download_weights [flownet2] [yolov3] [--from FOLDER_OR_URL] [--to FOLDER]
+    python -m tools.download_weights [flownet2] [yolov3] [yolox] [--from FOLDER_OR_URL] [--to FOLDER]
 
 writes  FlowNet2_src/pretrained/FlowNet2_checkpoint.pth.tar                                 optical flow, 650 MB
         fore_det/obj_det_checkpoints/yolov3_d53_mstrain-608_273e_coco-139f5633.pth          boxes (UCSD), 250 MB
         fore_det/obj_det_checkpoints/yolov3_d53_320_273e_coco-421362b6.pth     boxes (Avenue, ShanghaiTech), 250 MB
+        fore_det/obj_det_checkpoints/yolox_nano.onnx       boxes without a GPU (--detector onnx:THIS_FILE), 4 MB
         with --to the same files side by side in a folder, which --from takes on another machine
 
-FlowNet2 lies on Google Drive: `pip install gdown` first, or fetch it by hand. A broken download leaves NAME.part and is
-resumed. A file gets its name when its tensors, and the hash in its name, are right; one that is there is left alone.
+FlowNet2 is on Google Drive: `pip install gdown` first, or download it by hand. A file gets its name when its SHA-256 (where one
+is published) and its tensors are right; one that is there and valid is left alone. Nothing is kept of a broken download.
 """
 
 import argparse
 import hashlib
 import importlib
-import os
 import re
-import shutil
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.download import download, one_line
+from tqdm import tqdm
+
+from utils import files
 from utils.errors import UserError
 from utils.run import SUITE, locked, run
 
 DRIVE = "https://drive.google.com/"
+BOXES = "fore_det/obj_det_checkpoints/"
+TIMEOUT = 30  # seconds without a byte
 
 
 class Weights(NamedTuple):
     name: str  # on the command line
     url: str
     path: str  # in the suite's folder
-    check: Callable  # of a path; raises UserError if the file does not hold the tensors of the network
+    most: int  # bytes; the file is not larger
+    sha256: str  # as many of its first digits as are published
+    check: Callable  # of a path; raises UserError if the file does not hold the network
 
 
 def loader(module, function):
@@ -44,12 +50,16 @@ def loader(module, function):
 
 def yolov3(file):
     url = f"https://download.openmmlab.com/mmdetection/v2.0/yolo/{file.rpartition('-')[0]}/{file}"
-    return Weights("yolov3", url, f"fore_det/obj_det_checkpoints/{file}", loader("fore_det.yolov3", "load_yolov3"))
+    return Weights("yolov3", url, BOXES + file, 260_000_000, file[-12:-4], loader("fore_det.yolov3", "load_yolov3"))
 
 
-WEIGHTS = (yolov3("yolov3_d53_mstrain-608_273e_coco-139f5633.pth"), yolov3("yolov3_d53_320_273e_coco-421362b6.pth"),
-           Weights("flownet2", DRIVE + "uc?id=1hF8vS6YeHkx3j2pfCeQqqZGwA_PJq_Da",
-                   "FlowNet2_src/pretrained/FlowNet2_checkpoint.pth.tar", loader("FlowNet2_src", "load_flownet2")))
+WEIGHTS = (
+    yolov3("yolov3_d53_mstrain-608_273e_coco-139f5633.pth"), yolov3("yolov3_d53_320_273e_coco-421362b6.pth"),
+    Weights("yolox", "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0/yolox_nano.onnx",
+            BOXES + "yolox_nano.onnx", 3_659_407, "c789161ed43c8269fcd4e67c67eeeb4e80c622da2eb296a20bc6007bd18a0b7d",
+            loader("fore_det.yolo_onnx", "Yolo")),
+    Weights("flownet2", DRIVE + "uc?id=1hF8vS6YeHkx3j2pfCeQqqZGwA_PJq_Da",
+            "FlowNet2_src/pretrained/FlowNet2_checkpoint.pth.tar", 660_000_000, "", loader("FlowNet2_src", "load_flownet2")))
 
 
 def main(argv=None, table=WEIGHTS):
@@ -66,7 +76,7 @@ def main(argv=None, table=WEIGHTS):
         path = Path(args.to, Path(weights.path).name) if args.to else SUITE / weights.path
         try:
             print(fetch(weights, path, args.source), flush=True)
-        except UserError as error:  # the other files can be had nevertheless
+        except UserError as error:  # the other files may still be there
             print(f"error: {error}", file=sys.stderr)
             code = 2
     sys.exit(code)
@@ -76,68 +86,70 @@ def fetch(weights, path, source=None):
     """Puts weights at `path`, unless they are there; returns the line that says what was done.
 
     source: the folder, or the URL of one, that holds a file of this name, instead of `weights.url`.
-    Raises UserError if the file can't be had or written, or is not the right one; what was at `path` is then untouched.
+    Raises UserError if the file can't be fetched or written, or is not the right one; what was at `path` is then untouched.
     """
-    origin = f"{source.rstrip('/')}/{path.name}" if source else weights.url
-    part, start, replaced = path.with_name(path.name + ".part"), time.monotonic(), ""
+    origin, start = f"{source.rstrip('/')}/{path.name}" if source else weights.url, time.monotonic()
+    if path.is_file() and not problem(weights, path):
+        return f"{path}: already there and valid"
+    with locked(path.parent), files.whole(path) as part:
+        try:
+            bring(origin, part, weights.most)
+            wrong = problem(weights, part)
+        except Exception as error:  # of the network, of gdown (whose own change from version to version), or of the disk
+            wrong = one_line(error)
+        if wrong:
+            raise UserError(f"{path}: cannot be fetched from {origin} ({wrong}): run the same command again later, or download "
+                            f"{weights.url} in a browser and put the file there, or take it from elsewhere with --from")
+    return f"wrote {path}: {path.stat().st_size / 1e6:,.1f} MB in {time.monotonic() - start:,.0f} s"
+
+
+def problem(weights, path):
+    """What is wrong with a file, in a few words, or ""."""
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(weights.sha256):
+        return f"its SHA-256 is {found}, the published file's starts with {weights.sha256[:8]}"
     try:
-        if path.is_file():
-            try:
-                verify(weights, path)
-                return f"{path}: already there and valid"
-            except UserError:
-                replaced = ", in place of a file that was not valid"
-        with locked(path.parent):
-            for last in (False, True):
-                joined = bring(origin, part)
-                try:
-                    verify(weights, part)
-                    break
-                except UserError as error:
-                    part.unlink(missing_ok=True)
-                    if last or not joined:  # else the pieces may be of two versions of the file
-                        reason = str(error).partition("; mend it with:")[0]  # with this very command
-                        raise UserError(f"{origin}: not the published weights, nothing is kept ({reason}); try again "
-                                        "later, or take them from elsewhere with --from") from None
-            os.replace(part, path)
-    except OSError as error:  # of the disk: those of the network never come here
-        raise UserError(f"{path}: cannot be written from {origin} ({error.strerror or error}); "
-                        "make room or mend the permissions, and run this again") from None
-    return f"wrote {path}: {path.stat().st_size / 1e6:,.1f} MB in {time.monotonic() - start:,.0f} s{replaced}"
+        weights.check(path)
+    except UserError as error:
+        return str(error).partition(";")[0]  # without the command that fixes it, which is this one
+    return ""
 
 
-def hash_of(path):
-    """The first 8 hex digits of the SHA-256 that a published file, or its part, carries in its name, or None."""
-    found = re.search(r"-([0-9a-f]{8})\.pth(\.part)?$", path.name)
-    return found and found[1]
-
-
-def verify(weights, path):
-    """Raises UserError unless a file has the hash of its name and the tensors of its network."""
-    wanted = hash_of(path)
-    if wanted and (found := hashlib.sha256(path.read_bytes()).hexdigest()[:8]) != wanted:
-        raise UserError(f"{path}: its SHA-256 starts with {found}, not with {wanted}")
-    weights.check(path)
-
-
-def bring(origin, part):
-    """Fills `part` from a URL or a path; returns whether it was joined from several responses."""
-    if not hash_of(part):  # which would tell in the end whether what an earlier run left here fits
-        part.unlink(missing_ok=True)
+def bring(origin, part, most):
+    """Fills the file `part` from a URL or a path. Raises UserError where more than `most` bytes come."""
     if origin.startswith(DRIVE):
         try:
-            import gdown  # knows the cookies and confirmations that a large file takes there
-            gdown.download(origin, str(part), resume=True)
-        except Exception as error:  # it is not installed, or any of its own, which change from version to version
-            raise UserError(f"{part.with_suffix('')}: comes from Google Drive, and gdown fails ({one_line(error)}): "
-                            f"`pip install gdown`, or fetch {origin} in a browser and put the file there") from None
+            import gdown  # knows the confirmations that a large file takes there
+        except ImportError:
+            raise UserError("Google Drive needs gdown: `pip install gdown` first") from None
+        gdown.download(origin, str(part))
     elif re.match("https?://", origin, re.IGNORECASE):
-        return download(origin, part)
-    elif "://" in origin or not Path(origin).is_file():
-        raise UserError(f"{origin}: no such file; --from takes a folder, or the http or https URL of one, that has it")
+        request = urllib.request.Request(origin, headers={"User-Agent": "download_weights"})
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            with tqdm.wrapattr(response, "read", response.length, desc=part.stem, leave=False, disable=None) as source:
+                copy(source, part, most)
+            if response.length:
+                raise UserError(f"the connection broke off {response.length:,} bytes before the end")
+    elif "://" in origin:
+        raise UserError("--from takes a folder, or the http or https URL of one")
     else:
-        shutil.copyfile(origin, part)
-    return False
+        with open(origin, "rb") as source:
+            copy(source, part, most)
+
+
+def copy(source, part, most):
+    """Copies an open file to `part`, of `most` bytes at most: a server may send without end."""
+    with open(part, "wb") as file:
+        while block := source.read(1 << 16):
+            if file.tell() + len(block) > most:
+                raise UserError(f"it is larger than {most:,} bytes")
+            file.write(block)
+
+
+def one_line(error):
+    """An error's text in one line, without control characters that a server may have put there."""
+    return " ".join(re.sub(r"[^ -~]+", " ", str(error)).split())[:200] or type(error).__name__
 
 
 if __name__ == "__main__":

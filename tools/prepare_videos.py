@@ -19,7 +19,8 @@ The rule, from the smallest frame size (it gives the settings of the paper's dat
     detector_scale   608 where the long side is below 512 (small frames show small objects), else 320
     h_block, w_block 1 x 1 at every size, as in three of the paper's four datasets: blocks need many cubes each. Where people
                      near the camera are several times as tall as those far away, try h_block = 4, as for UCSDped1
-Without the weights of FlowNet2 or YOLOv3 the settings are flow_method = dis and detector = none, which need none.
+Without the weights of FlowNet2 the settings are flow_method = dis, which needs none; without those of YOLOv3 the detector is
+YOLOX-nano where it is there (python -m tools.download_weights yolox, 4 MB), else none.
 """
 
 import argparse
@@ -161,13 +162,13 @@ def rule(sizes):
     side = max(8, round(min(height, width) / 16))
     flow = methods.FLOWNET2_WEIGHTS.is_file()
     scale = 608 if max(height, width) < 512 else 320
-    objects = (detector.CHECKPOINTS / detector.YOLOV3[scale]).is_file()
+    objects = detector.at_hand(scale)
     return "\n".join([
         f"# Own videos; settings by the rule of tools/prepare_videos.py for frames of {height}x{width} (height x width).", "",
         "[dataset]", "layout = plain", f"min_area = {side * side}", f"detector_scale = {scale}", "",
         "[data_parameters]", "h_block = 1", "w_block = 1",
         "flow_method = flownet2" if flow else "flow_method = dis    ; the weights of FlowNet2 are not here",
-        "detector = yolov3" if objects else "detector = none      ; the weights of YOLOv3 are not here", ""])
+        f"detector = {objects}" + ("" if objects == "yolov3" else "      ; the weights of YOLOv3 are not here"), ""])
 
 
 def tell(args, root, config, sources, plans, settings):
@@ -180,7 +181,7 @@ def tell(args, root, config, sources, plans, settings):
           f"{'with' if args.labels else 'without'} labels; and {config}: "
           + ", ".join(line.partition("  ")[0].replace(" = ", " ") for line in settings.splitlines() if " = " in line))
     if "are not here" in settings:
-        print("note: without published weights flow is by dis and boxes are around what moves; better: first "
+        print("note: some published weights are not here, so flow or boxes are by methods that do without; better: first "
               f"python -m tools.download_weights, then remove {root} and {config} and prepare again")
     print(f"next: python run_pipeline.py --dataset_name {args.name} --mode test"
           "   (with --model data/OTHER/test: by a trained model, without training)")

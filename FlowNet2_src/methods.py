@@ -17,13 +17,13 @@ WIDTH, HEIGHT = 512, 384  # what frames are resized to
 FLOWNET2_WEIGHTS = Path(__file__).resolve().parent / "pretrained" / "FlowNet2_checkpoint.pth.tar"
 
 
-class Dis:
-    """OpenCV's dense inverse search, medium preset, on grey images."""
+class OpenCV:
+    """What OpenCV's methods share: grey images, one pair at a time, and an object of their own for each thread."""
 
     batch, threaded = 1, True
 
     def __init__(self, weights, device):
-        self.local = threading.local()  # the OpenCV object is not safe to share
+        self.local = threading.local()  # the objects are not safe to share
 
     def prepare(self, frame):
         """(H, W, 3) uint8 BGR -> (384, 512) uint8."""
@@ -31,9 +31,23 @@ class Dis:
 
     def flow(self, pairs):
         """Pairs of prepared images -> (384, 512, 2) float32 each."""
-        if not hasattr(self.local, "dis"):
-            self.local.dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        return [self.local.dis.calc(first, second, None) for first, second in pairs]
+        if not hasattr(self.local, "method"):
+            self.local.method = self.create()
+        return [self.local.method.calc(first, second, None) for first, second in pairs]
+
+
+class Dis(OpenCV):
+    """Dense inverse search, medium preset."""
+
+    def create(self):
+        return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+
+
+class TvL1(OpenCV):
+    """Dual TV-L1 (Zach et al., 2007): a fourteenth of the time of OpenCV's own settings, and as quiet where nothing moves."""
+
+    def create(self):
+        return cv2.optflow.DualTVL1OpticalFlow_create(nscales=4, warps=2, epsilon=0.05)
 
 
 class Network:
@@ -95,7 +109,7 @@ class Raft(Network):
         return self.network(rgb[:, :, 0], rgb[:, :, 1])[-1]
 
 
-METHODS = {"dis": Dis, "flownet2": FlowNet2, "raft": Raft}
+METHODS = {"dis": Dis, "tvl1": TvL1, "flownet2": FlowNet2, "raft": Raft}
 
 
 def stamp(weights):
@@ -109,5 +123,5 @@ def weights_file(method, given):
         return Path(given) if given else None
     if not FLOWNET2_WEIGHTS.is_file():
         raise UserError(f"{FLOWNET2_WEIGHTS}: FlowNet2's weights are not there: fetch them with "
-                        "python -m tools.download_weights flownet2, or take --flow_method dis, which needs none")
+                        "python -m tools.download_weights flownet2, or take --flow_method tvl1 or dis, which need none")
     return FLOWNET2_WEIGHTS

@@ -221,6 +221,9 @@ def test_the_stage_with_a_network_of_two_boxes(tmp_path, monkeypatch):
     network(path, [[[10, 12, 30, 42, 0.9, 0]]])  # another network of the same name
     done = run_script("extract_bbox.py", *name, "--detector", f"onnx:{path}", "--motion_thr", "1e9")
     assert "weights" in done.stdout and len(rows) == 16 and len(np.load("data/UCSDped2/test/bboxes.npy")) == 8
+    for words in (["--detector_tiles", "2"], ["--detector_scale", "320"]):  # made with 1 and 608
+        done = run_script("extract_bbox.py", *name, "--detector", f"onnx:{path}", "--motion_thr", "1e9", *words)
+        assert words[0][2:] in done.stdout
     path.write_bytes(b"no network")
     refused = run_script("extract_bbox.py", *name, "--detector", f"onnx:{path}", "--data_root_dir", "other", rc=2)
     assert refused.stderr.count("\n") == 1 and "net.onnx: OpenCV cannot use this" in refused.stderr

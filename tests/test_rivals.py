@@ -1,10 +1,13 @@
 """Other flow methods and detectors, with random weights in files, end to end to cubes; comparing what two methods gave."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from conftest import run_script
 from trees import ucsd_tree
+
+from FlowNet2_src.methods import METHODS
 
 NAME = ["--dataset_name", "UCSDped2"]
 
@@ -70,3 +73,21 @@ def test_pairs_of_boxes_worked_out_by_hand(tree):
     np.save("c.npy", np.zeros((3, 4)))
     assert "(3, 4)" in run_script("tools.compare", "boxes", "a.npy", "c.npy", rc=2).stderr
     assert "no flow file" in run_script("tools.compare", "flow", "none", "raw_datasets", rc=2).stderr
+
+
+@pytest.mark.parametrize("method", ["dis", "tvl1"])
+def test_flow_without_weights_finds_a_shift(method):
+    rng = np.random.default_rng(0)
+    image = cv2.resize(rng.integers(0, 256, (48, 64, 3), np.uint8), (520, 392), interpolation=cv2.INTER_CUBIC)
+    finder = METHODS[method](None, "cpu")
+    pair = [finder.prepare(image[y:y + 384, x:x + 512]) for x, y in ((4, 2), (1, 4))]
+    flow, still = finder.flow([pair, pair[:1] * 2])
+    assert flow.shape == (384, 512, 2) and np.abs(np.median(flow, axis=(0, 1)) - [3, -2]).max() < 0.1 and not still.any()
+
+
+def test_tvl1_is_the_same_for_any_number_of_threads(tree):
+    for workers in (0, 3):
+        run_script("calc_optical_flow.py", *NAME, "--flow_method", "tvl1", "--videos", "1", "--num_workers", workers,
+                   "--flow_root_dir", f"flow_{workers}")
+    one, other = (sorted((tree / f"flow_{workers}").rglob("*.npy")) for workers in (0, 3))
+    assert len(one) == 8 and [path.read_bytes() for path in one] == [path.read_bytes() for path in other]

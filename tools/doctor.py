@@ -224,7 +224,8 @@ def cost_of_boxes(plan, row):
     cfg, seconds = plan.cfg, 0 if plan.cfg.boxes_from else None
     if row.state != CANNOT and not cfg.boxes_from:
         source = detector.source("", cfg.detector, cfg.detector_weights, cfg.detector_scale).get("weights", "")
-        what = f"boxes by {cfg.detector}{source}, scale {cfg.detector_scale}, of {plan.size[0]}x{plan.size[1]}"
+        what = (f"boxes by {cfg.detector}{source}, scale {cfg.detector_scale}, {cfg.detector_tiles} tiles, of "
+                f"{plan.size[0]}x{plan.size[1]}")
         seconds = row.frames / plan.measured(what, lambda: rates.boxes(cfg, plan.first, plan.device))
     return row._replace(work=f"{row.frames:,} frames", seconds=seconds, bytes=stages.boxes_room(plan.dataset))
 

@@ -70,10 +70,10 @@ def stage_settings(cfg, stage):
     unread = set()
     if stage == "boxes" and not cfg.drop_still_boxes:
         unread |= {"border_mode", "context_of_num", "patch_size"}
-    if stage == "boxes" and (cfg.boxes_from or cfg.detector != "yolov3"):
+    if stage == "boxes" and (cfg.boxes_from or not cfg.detector.startswith(("yolov3", "onnx:"))):
         unread |= {"detector_scale"}
     if stage == "boxes" and (cfg.boxes_from or cfg.detector == "none"):
-        unread |= {"score_thr", "cover_thr"}
+        unread |= {"score_thr", "cover_thr", "detector_tiles"}
     if stage == "boxes" and cfg.boxes_from:
         unread |= {"detector", "min_area", "motion_thr", "box_margin", "all_motion_quirk"}
     if stage == "cubes" and not cfg.use_flow:

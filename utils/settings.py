@@ -49,8 +49,9 @@ SETTINGS = {s.name: s for s in (
       "hold files to their contents as well: the first run with it writes their SHA-256 down, later ones compare",
       identity=False),
     # 1 optical flow
-    S("flow_method", ("flownet2", "raft", "dis"), "flownet2", "flow",
-      "flownet2 (official), raft (torchvision's RAFT-large), or dis (OpenCV's DIS, which needs no weights)"),
+    S("flow_method", ("flownet2", "raft", "tvl1", "dis"), "flownet2", "flow",
+      "flownet2 (official), raft (torchvision's RAFT-large), or OpenCV's tvl1 or dis (6 times faster, noisier), which need no "
+      "weights"),
     S("flow_weights", str, "", "flow", "weights file in place of the method's usual one", identity=False),
     S("flow_dtype", ("float16", "float32"), "float16", "flow", "number format of the flow files (official: float32)"),
     # 2 foreground boxes

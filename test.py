@@ -18,7 +18,7 @@ train, then test.py --mode test --model data/D/train.
 
 import numpy as np
 
-from models.checkpoint import load_models
+from models.checkpoint import NO_MODELS, load_models
 from utils import files, metrics, ranks, record, stages
 from utils.boxes import Boxes
 from utils.config import dataset_of, parse_config
@@ -37,7 +37,8 @@ def main():
     ranks.start(device)
     folder = stages.folder_of(cfg)
     cubes_made = record.require(stages.require_cubes(folder), "cubes")
-    models, boxes, dataset = load_models(cfg.model or folder), Boxes.load(folder), dataset_of(cfg)
+    models = NO_MODELS if stages.scores_are_given(cfg) else load_models(cfg.model or folder)
+    boxes, dataset = Boxes.load(folder), dataset_of(cfg)
     labels, source = read_labels(dataset, boxes.sizes)  # (F,) bool, of all videos, or None
     stage = stages.test(cfg, dataset, models, labels, source)
     for note in stages.notes_on_models(cfg, boxes.record):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -270,3 +271,32 @@ def test_run_pipeline_skips_what_is_done_and_passes_exit_codes_on(copy):
     assert done.stdout.count("done with the same settings and input") == 4 and "frame AUROC" in done.stdout
     failed = subprocess.run([*command, "--videos", "9"], capture_output=True, text=True)
     assert failed.returncode == 2 and "there is no video 9" in failed.stderr and "Traceback" not in failed.stderr
+
+
+def test_a_stage_is_replaced_by_writing_its_file(copy):
+    """Boxes, cubes and scores made by a program of the user's, in folders without records of ours."""
+    data, results = Path("data/UCSDped2/test"), Path("results/UCSDped2/test")
+    boxes, cubes, scores = (np.load(path) for path in (data / "bboxes.npy", data / "stc_raw.npy", results / "box_scores.npy"))
+    shutil.rmtree("data"), shutil.rmtree("results")
+    data.mkdir(parents=True), results.mkdir(parents=True)
+    np.save(data / "bboxes.npy", boxes[::2])
+    done = run_script("extract_bbox.py", "--dataset_name", "UCSDped2", "--min_area", "9")  # whatever is asked for
+    assert f"wrote {data}/bboxes.npy" not in done.stdout and "yours" in done.stdout
+    assert "yours" in run_script("extract_bbox.py", "--dataset_name", "UCSDped2").stdout
+    np.save(data / "stc_raw.npy", 255 - cubes)
+    refused = run_script("extract_stc.py", "--dataset_name", "UCSDped2", rc=2)
+    assert f"not the {len(boxes[::2])} cubes" in refused.stderr
+    np.save(data / "stc_raw.npy", 255 - cubes[::2])
+    run_script("extract_stc.py", "--dataset_name", "UCSDped2")
+    np.testing.assert_array_equal(np.load(data / "stc_raw.npy"), 255 - cubes[::2])
+    np.save(results / "box_scores.npy", scores[::2])
+    run_script("test.py", "--dataset_name", "UCSDped2")  # without models
+    assert outcome("UCSDped2", "test")["auroc"] is not None and outcome("UCSDped2", "test")["cubes"] == len(boxes[::2])
+    assert "yours" in run_script("test.py", "--dataset_name", "UCSDped2").stdout
+    np.save(data / "bboxes.npy", boxes)
+    changed = run_script("extract_bbox.py", "--dataset_name", "UCSDped2", rc=2)
+    assert "is another array" in changed.stderr and "remove data/UCSDped2/test/boxes.json" in changed.stderr
+    (data / "boxes.json").unlink()
+    run_script("extract_bbox.py", "--dataset_name", "UCSDped2")
+    other = run_script("extract_stc.py", "--dataset_name", "UCSDped2", rc=2)
+    assert "made by you for other input" in other.stderr

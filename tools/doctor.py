@@ -153,12 +153,13 @@ def look_at_flow(cfg, dataset, before):
 
 
 def look_at_boxes(cfg, dataset, before):
-    source = detector.source(cfg.boxes_from, cfg.detector, cfg.detector_weights, cfg.detector_scale,
-                             stages.input_of(stages.folder_of(cfg) / "boxes.json"))
+    source = functools.partial(detector.source, cfg.boxes_from, cfg.detector, cfg.detector_weights, cfg.detector_scale,
+                               stages.input_of(stages.folder_of(cfg) / "boxes.json"))
+    source()
     if before and stages.reads_flow(cfg):
         return after(cfg, "boxes", before, len(dataset.chosen))
     stage = stages.boxes(cfg, dataset, source)
-    begun = stages.resume_key_of(stage.part) == stage.resume_key
+    begun = record.resume_key_of(stage.part) == stage.resume_key
     left = sum(len(v.chosen) for v in dataset.videos if not (begun and (stage.part / f"{v.first:08d}.npy").is_file()))
     row = from_stage(stage, left)
     if row.state == "done" or cfg.boxes_from or cfg.detector == "none":

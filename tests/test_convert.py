@@ -75,6 +75,7 @@ def test_boxes_to_coco_and_back(tree):
     np.testing.assert_array_equal(np.load("back.npy"), np.load(ours))
 
 
+@pytest.mark.numeric
 def test_our_models_to_official_files_and_back(tree):
     convert("model", "data/UCSDped2/test", "UCSDped2_model.npy")
     states = load_torch_arrays("UCSDped2_model.npy")

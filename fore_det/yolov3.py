@@ -152,7 +152,7 @@ def preprocess(image, scale):
 
 
 def decode(maps, scale_factor, min_objectness=0.005, min_class=0.05, candidates=1000, iou=0.45, keep=100):
-    """Raw maps of one image -> boxes (n, 4) x1 y1 x2 y2, scores (n,), labels (n,) int64; n <= keep; float32, or float64 as the maps.
+    """Raw maps of one image -> boxes (n, 4) x1 y1 x2 y2, scores (n,), labels (n,) int64; n <= keep; in float32 or float64.
 
     `maps` are the three (255, h, w) tensors of the network, `scale_factor` the (x, y) of `preprocess`. Boxes are in
     pixels of the original image and may reach beyond it; scores fall. A place gives one candidate per class whose

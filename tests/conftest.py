@@ -56,10 +56,13 @@ def rounding(*networks):
     import torch
     from torch import nn
 
-    layers = [layer for network in networks for layer in network.modules()]
-    direct = sum(layer.weight[0].numel() for layer in layers if isinstance(layer, nn.Conv2d))
-    transposed = sum(layer.weight[:, 0].numel() / math.prod(layer.stride) for layer in layers if isinstance(layer, nn.ConvTranspose2d))
-    return torch.finfo(torch.float32).eps / 2 * (direct + transposed) ** 0.5
+    products = 0
+    for layer in (layer for network in networks for layer in network.modules()):
+        if isinstance(layer, nn.Conv2d):
+            products += layer.weight[0].numel()
+        elif isinstance(layer, nn.ConvTranspose2d):
+            products += layer.weight[:, 0].numel() / math.prod(layer.stride)
+    return torch.finfo(torch.float32).eps / 2 * products ** 0.5
 
 
 def run_script(script, *words, rc=0):

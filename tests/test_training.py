@@ -4,8 +4,12 @@ import contextlib
 import copy
 import functools
 import json
+import os
+import platform
+import re
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -34,6 +38,23 @@ def official(forward, use_flow):
     model = ReconCAE(4, 5, use_flow)
     model.load_state_dict({k: v for k, v in forward.weights.items() if use_flow or k.startswith("raw_ae")})
     return model.double().eval()
+
+
+@pytest.mark.skipif("ONEDNN_MAX_CPU_ISA" not in os.environ, reason="nothing is hidden: make numeric hides newer instructions")
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="these are instructions of x86")
+def test_hidden_instructions_are_not_used(capfd):
+    """make numeric hides them by variables that libraries read when they start; a misspelt one would hide nothing."""
+    aten, kernel, numpy_has, opencv_lacks = {
+        "AVX2": ("AVX2", "avx2", {"X86_V4": False}, {"AVX512-SKX"}),
+        "SSE41": ("DEFAULT", "sse41", {"X86_V3": False, "X86_V4": False}, {"AVX512-SKX", "AVX2", "AVX"}),
+    }[os.environ["ONEDNN_MAX_CPU_ISA"]]
+    assert torch.backends.cpu.get_cpu_capability() == aten
+    with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+        torch.conv2d(torch.ones(4, 16, 32, 32), torch.ones(16, 16, 3, 3))
+    assert re.findall(r"exec,cpu,convolution,\w+:(\w+)", capfd.readouterr().out) == [kernel]
+    assert np._core._multiarray_umath.__cpu_features__.items() >= numpy_has.items()
+    used = {word.lstrip("*") for word in cv2.getCPUFeaturesLine().split()}  # a hidden one has a question mark
+    assert not used & opencv_lacks
 
 
 def test_names_and_shapes_are_the_official_ones(golden):
@@ -76,8 +97,8 @@ def test_official_model_files(golden, forward):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_self_paced_weights(golden, dtype):
-    """Measured in float64: 1.23e-7. In float32 a sum of n losses is off by sqrt(n) eps / 2 of itself in any order, and a weight by
-    up to 5 l2 / (l2 - l1) times that, which is below 20 here. No loss is nearer than 7e-5 of itself to a limit.
+    """In float64 1.23e-7 off, measured. In float32 a sum of n losses is off by sqrt(n) eps / 2 of itself, in any order, and a
+    weight by up to 5 l2 / (l2 - l1) times that, which is below 20 here. No loss is within 7e-5 of itself of a threshold.
     """
     data = np.load(golden("self_paced.npz"))
     for k in range(int(data["count"])):
@@ -133,9 +154,9 @@ def trained(golden, forward):
 
 @pytest.mark.parametrize("name", TRAININGS)
 def test_training_trajectory(trained, forward, name):
-    """In float64, where this side is the same everywhere to 2e-10. The distances, measured, are the recording's own rounding: it was
-    made in float32, and Adam's first step is lr times the *sign* of a gradient. Of 40,000 weights some 30 have a gradient
-    within rounding of 0, whose sign is chance, and start 0.002 off. So losses: 3.7e-8, 1.8e-5, then up to 0.42%.
+    """In float64, where this side is the same everywhere to 2e-10. The distances, measured, are the recording's own rounding: it
+    is in float32, and Adam's first step is lr times the *sign* of a gradient. Of 40,000 weights some 30 have a gradient within
+    rounding of 0, so that their sign is chance, and are 0.002 off from then on. Losses: 3.7e-8 off, 1.8e-5, then up to 0.41%.
     """
     training = trained(name)
     log, losses = training.recorded["log"], [step.loss for step in training.steps]
@@ -155,8 +176,9 @@ def test_training_trajectory(trained, forward, name):
 def test_each_step_of_it_in_float32(trained, name):
     """From every state on that way one step in float32, as train.py takes it (whole trajectories drift apart, see above).
 
-    A loss is a sum of squares: it is off by twice what an output is off, as a share of the typical difference, and by what the
-    weights are off. These are the same where they are 0 or 1: no score is nearer than 0.1% of itself to a threshold.
+    A score is a sum of squares: it is off by twice what an output is off, as a share of the typical difference; a weight by up
+    to 5 l2 / (l2 - l1) times that, and l2 / (l2 - l1) is 122 at most here; a loss by both. No score is within 0.1% of itself of
+    a threshold, so that weights of 0 and 1 are the same.
     """
     training = trained(name)
     for at in training.steps:
@@ -164,8 +186,9 @@ def test_each_step_of_it_in_float32(trained, name):
         exact = copy.deepcopy(at.model).train()
         with torch.no_grad():
             outputs = exact(raw)  # raw, flow or None
-        unweighted = sum(float((output - cubes).square().mean()) for output, cubes in zip(outputs, (raw, flow)) if cubes is not None)
-        largest = max(float(output.abs().max()) for output in outputs if output is not None)
+        pairs = [(output, cubes) for output, cubes in zip(outputs, (raw, flow)) if cubes is not None]
+        unweighted = sum(float((output - cubes).square().mean()) for output, cubes in pairs)
+        largest = max(float(output.abs().max()) for output, _ in pairs)
         share = 2 * rounding(exact.raw_ae) * largest / unweighted ** 0.5
 
         single = copy.deepcopy(at.model).float().to(memory_format=torch.channels_last)
@@ -173,6 +196,7 @@ def test_each_step_of_it_in_float32(trained, name):
                         for part in (raw, flow)), count)
         loss, weights, _ = step_of(single, torch.optim.Adam(single.parameters()), batch, at.epoch, at.step, training.cfg)
         wrong = float((weights - at.weights).abs().max())
+        assert wrong <= 5 * 122 * share
         assert loss == pytest.approx(at.loss, rel=0, abs=share * at.loss + wrong * unweighted)
         for value in (0, 1):
             assert torch.equal(weights == value, at.weights == value)

@@ -173,9 +173,9 @@ def test_detect(golden, found, name):
 
 @pytest.mark.parametrize("name", DETECTIONS)
 def test_detect_in_float32(golden, model, found, name):
-    """The same boxes, for no decision is close: the 101st score is 4e-5 below the 100th or more, no IoU within 3e-4 of 0.45, and
-    rounding moved a score by 2e-6 at most. The limits: a centre moves by a quarter of a cell with a value of the map, a side
-    by its own length, a score by half.
+    """The same boxes, for no decision is close: the 101st score is at least 4e-5 below the 100th, no IoU within 2.9e-4 of 0.45,
+    and rounding moves a score by 2e-6, measured. The limits: with a value of the map a centre moves by a quarter of a cell,
+    a side by its own length, a score by half.
     """
     recorded, (boxes, scores, labels) = np.load(golden(f"yolov3/detect_{name}.npz")), found(name)
     _, factors, _ = preprocess(recorded["img"], int(recorded["scale"]))

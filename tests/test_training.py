@@ -154,7 +154,7 @@ def trained(golden, forward):
 
 @pytest.mark.parametrize("name", TRAININGS)
 def test_training_trajectory(trained, forward, name):
-    """In float64, where this side is the same everywhere to 2e-10. The distances, measured, are the recording's own rounding: it
+    """In float64, where this side is the same everywhere to 2e-10. The distances, measured, are the recording's rounding: it
     is in float32, and Adam's first step is lr times the *sign* of a gradient. Of 40,000 weights some 30 have a gradient within
     rounding of 0, so that their sign is chance, and are 0.002 off from then on. Losses: 3.7e-8 off, 1.8e-5, then up to 0.41%.
     """

@@ -138,7 +138,9 @@ def test_decode(golden, name, dtype):
     expected = np.load(golden(f"yolov3/decode_{name}.npz"))
     maps = [torch.from_numpy(expected[f"pred{i}"][0]).to(dtype) for i in range(3)]
     largest = np.abs(expected["bboxes"]).max(axis=1, initial=0)  # some boxes are 500,000 px wide
-    assert_same(decode(maps, expected["scale_factor"]), parts(expected), 8 * EPS * largest, 6 * EPS)
+    found = decode(maps, expected["scale_factor"])
+    assert found[0].dtype == dtype
+    assert_same(found, parts(expected), 8 * EPS * largest, 6 * EPS)
 
 
 @pytest.mark.numeric

@@ -50,8 +50,8 @@ def rounding(*networks):
     Each product and sum is rounded by up to eps / 2 of its value. Roundings are as good as independent, so n of them add up to
     about sqrt(n) and not to n, in whatever order and with whatever instructions a processor sums (Higham and Mary, SIAM J. Sci.
     Comput. 2019). N: the products behind one value of each convolution, added over the layers of networks in a row. The steps
-    between (norms, activations) have a few roundings each, and hand a relative error on as it is. What was measured lies
-    10 to 50 times lower, bf16 and TF32 10 to 1,000 times higher.
+    between (norms, activations) have a few roundings each, and hand a relative error on as it is. Measured: float32 is at 2 to
+    16% of this limit, the same networks in TF32 are at 30 to 85 times and in bf16 at 200 to 620 times it.
     """
     import torch
     from torch import nn

@@ -1,5 +1,6 @@
 """What must hold for any input: boxes, cubes, self-paced weights, scoring, legacy arrays, the order of resumed work."""
 
+import contextlib
 import io
 import pickle
 import pickletools
@@ -29,6 +30,13 @@ boxes_of_any_kind = hnp.arrays(np.float32, st.tuples(st.integers(0, 12), st.just
 # Numbers of float32 in float64: sums of 40 of them are exact there, so that they do not depend on a processor's order.
 losses = hnp.arrays(np.float32, st.integers(2, 40), elements=st.floats(0.015625, 1000, width=32)).map(
     lambda values: torch.from_numpy(values.astype(np.float64)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def elsewhere(tmp_path_factory):
+    """An empty folder to run in: a pickle that gets its way leaves a file, and other tests at work leave none."""
+    with contextlib.chdir(tmp_path_factory.mktemp("elsewhere")):
+        yield
 
 
 # boxes

@@ -12,6 +12,8 @@ from utils import metrics
 from utils.evaluation import bootstrap, protocols, regions
 from utils.evaluation.protocols import Frames
 
+pytestmark = pytest.mark.numeric
+
 # The example of docs/EVALUATION.md: three videos, the second all abnormal.
 EXAMPLE = Frames(np.array([1, 2, 5, 4, 2, 0, 3, 3, 1, 2, 0, 4, 1, 3, 2.0]),
                  np.array([0, 0, 1, 1, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1, 0], bool),

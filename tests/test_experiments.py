@@ -38,6 +38,7 @@ def test_protocols_of_a_run(copy):
         ("Test001", "14", "7"), ("Test002", "14", "7")]
 
 
+@pytest.mark.numeric
 def test_epoch_by_epoch(copy):
     found = outcome("UCSDped2", "test")
     run_script("tools.evaluate", "UCSDped2", "test", "--training")
@@ -133,6 +134,7 @@ def model(path="data/UCSDped2/test/model_0_0.pt"):
     return torch.load(path, weights_only=True)
 
 
+@pytest.mark.numeric
 def test_ending_a_training_in_other_ways(copy):
     train = ["train.py", "--dataset_name", "UCSDped2", *SMALL, "--epochs", "5", "--score_every", "1"]
     run_script(*train, "--keep_epochs", "3")

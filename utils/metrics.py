@@ -1,5 +1,7 @@
 """From box scores to frame scores, and from frame scores to figures (paper, section 4)."""
 
+import itertools
+
 import numpy as np
 from scipy.stats import rankdata
 from sklearn import metrics
@@ -43,13 +45,14 @@ def moving_average(scores, window_size):
 def average_within(scores, window_size):
     """The same box filter for one video by itself, each mean over the frames that are there. (F,) -> (F,).
 
-    Scores are counted in whole steps of 2**-40 of their range, whose sums are exact: equal frames keep equal means.
+    The means of exact sums, in whole numbers of a power of 2: equal frames keep equal means, in whatever order they come.
     """
-    low, step = np.min(scores), np.ptp(scores) / 2**40 or 1
-    ends = np.append(0, np.cumsum(np.rint((scores - low) / step).astype(np.int64)))
-    start = np.maximum(np.arange(len(scores)) - window_size // 2, 0)
-    stop = np.minimum(np.arange(len(scores)) + (window_size + 1) // 2, len(scores))
-    return low + step * ((ends[stop] - ends[start]) / (stop - start))
+    scores = np.where(np.abs(scores) < np.max(np.abs(scores)) * 2.0**-500, 0, scores)  # no number grows beyond all bounds
+    part, power = np.frexp(scores)
+    lowest = int(power.min())
+    sums = [0, *itertools.accumulate(int(p) << e for p, e in zip(np.ldexp(part, 53), (power - lowest).tolist()))]
+    spans = [(max(i - window_size // 2, 0), min(i + (window_size + 1) // 2, len(scores))) for i in range(len(scores))]
+    return np.ldexp([(sums[stop] - sums[start]) / (stop - start) for start, stop in spans], lowest - 53)
 
 
 def rank_auroc(scores, labels):

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d, median_filter
-from scipy.stats import norm
 
 from utils import metrics
 from utils.evaluation import bootstrap
@@ -42,7 +41,8 @@ def off_centre(scores, size, sigma, beyond):
     half = size // 2
     ends = (scores, scores[::-1]) if beyond == "again" else ([0], [0])
     padded = np.hstack([np.resize(ends[0], half), scores, np.resize(ends[1], half)[::-1]])
-    return np.correlate(padded, norm.pdf(np.arange(size), half - 1, sigma), "valid")
+    weights = 1 / (sigma * np.sqrt(2 * np.pi)) * np.exp(-0.5 * ((np.arange(size) - half + 1) / sigma) ** 2)
+    return np.correlate(padded, weights, "valid")
 
 
 SMOOTHINGS = {"within": metrics.average_within, "gaussian": gaussians, "off centre": off_centre,

@@ -167,7 +167,7 @@ def scored_videos(draw):
     return videos
 
 
-@settings(max_examples=170, suppress_health_check=list(HealthCheck))
+@settings(max_examples=160, suppress_health_check=list(HealthCheck))
 @given(scored_videos(), st.sampled_from([1, 10, 3]), st.sampled_from([None, -6.5]))
 def test_every_protocol_is_its_formula(videos, window, zero):
     labels = np.array([label for _, video in videos for label in video])

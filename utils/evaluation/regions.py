@@ -51,7 +51,7 @@ def read_tracks(folder, videos):
                 raise UserError(f"{path}: line {line} names frames outside 0 to {len(video) - 1} of video {video.name}")
             regions[track, frame] = box
         if len(regions) < len(lines):
-            print(f"note: {path}: {len(lines) - len(regions)} lines repeat a track in a frame; the last line of each counts")
+            print(f"note: {path}: a track twice in a frame: {len(lines) - len(regions)} times; the last line counts")
         rows = np.array([[*key, *box] for key, box in regions.items()]).reshape(-1, 6)
         boxes.append(np.column_stack([rows[:, 1] + video.first, rows[:, 2:]]))
         tracks.append(np.column_stack([np.full(len(rows), number), rows[:, 0]]).astype(int))

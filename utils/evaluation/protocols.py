@@ -83,7 +83,8 @@ PROTOCOLS = (
     Protocol("as SSPCAB (padded: lowest, highest score)", "SSPCAB (CVPR 2022)", "its author's words, ristea/sspcab issue 8; "
              "smoothing not known", smoothing=("across", None), rescale="all", micro=False, pads=(0, 1)),
 )
-BRIEF = ("no smoothing", "this run's smoothing, testing frames alone", "average of 10 within videos", "as CKNN")  # on screen
+BRIEF = ("micro, no smoothing", "micro, this run's smoothing, testing frames alone", "micro, average of 10 within videos",
+         "macro, as CKNN (videos scaled, Gaussian of 5)")  # what test.py prints beside the official row
 
 
 def filled(scores, fill=None):
@@ -193,11 +194,12 @@ def figure(row, key="auroc", prefix=""):
 
 def lines(rows, brief=False):
     """The table as text, the official row marked; brief: that and the rows of BRIEF alone."""
-    rows = [row for row in rows if not brief or row["official"] or row["name"].partition(", ")[2].startswith(BRIEF)]
+    rows = [row for row in rows if not brief or row["official"] or row["name"] in BRIEF]
     width = max(len(row["name"]) for row in rows) + 2
     shown = [f"{'':{width}}  AUROC [95% over videos]     EER       AP   PR-AUC"]
     for row in rows:
         more = "".join(f"{row[key]:9.2%}" for key in ("eer", "average_precision", "pr_auc") if key in row)
         shown.append(f"{('* ' if row['official'] else '  ') + row['name']:{width}} {figure(row)}"
                      + (more or f"   {row['videos']} videos"))
-    return [*shown, "* official: the protocol of this run's settings; docs/EVALUATION.md says which paper uses which"]
+    return [*shown, "* official: the protocol of this run's settings; " + (
+        "all protocols are in metrics.json and the report" if brief else "docs/EVALUATION.md says which paper uses which")]

@@ -196,7 +196,7 @@ def test_reversed_and_misaligned_scores_are_told(theirs):
     (["--scores", "scores", "--labels", "scores"], "must hold 0 (normal) and 1 (abnormal)"),
     (["--scores", "scores", "--labels", "zeros"], "must hold 0 (normal) and 1 (abnormal)"),
     (["--scores", "scores", "--labels", "empty"], "must hold 0 (normal) and 1 (abnormal)"),
-    (["--scores", "scores", "--labels", "labels", "--videos", "cam 4"], "there is no video cam 4 among cam 1, cam 2, cam 3"),
+    (["--scores", "scores", "--labels", "labels", "--videos", "cam 4"], "no video cam 4; it has cam 1, cam 2, cam 3"),
     (["--scores", "scores", "--labels", "labels", "--repeat", "16"], "has 40 scores, video cam 1 has 40 frames"),
     (["--scores", "broken.npz", "--labels", "labels"], "not a whole .npz file"),
     (["UCSDped2", "--scores", "scores", "--labels", "labels"], "give a dataset D, or --scores and --labels without one"),
@@ -241,8 +241,9 @@ def video(name, frames):
 
 
 def test_track_files_with_a_byte_order_mark_and_a_track_twice(tmp_path, capsys):
-    text = "\ufeff0, 5, 1, 1, 40, 40\n\n0;6;1;1;40;40\n0 5 2 2 30 30\n1\t5\t0\t0\t9\t9\n"
-    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
-    found = regions.read_tracks(tmp_path, [video("a", 30)])
-    assert found.boxes.tolist() == [[5, 2, 2, 30, 30], [6, 1, 1, 40, 40], [5, 0, 0, 9, 9]]  # the last line of a track and frame
-    assert found.track.tolist() == [0, 0, 1] and "a track twice in a frame: 1 times" in capsys.readouterr().out
+    for apart in (",", ", ", ";", "\t", " "):
+        text = "\ufeff0,5,1,1,40,40\n\n0,6,1,1,40,40\n0,5,2,2,30,30\n1,5,0,0,9,9\n".replace(",", apart)
+        (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+        found = regions.read_tracks(tmp_path, [video("a", 30)])
+        assert found.boxes.tolist() == [[5, 2, 2, 30, 30], [6, 1, 1, 40, 40], [5, 0, 0, 9, 9]]  # the last line counts
+        assert found.track.tolist() == [0, 0, 1] and "a track twice in a frame: 1 times" in capsys.readouterr().out

@@ -57,7 +57,7 @@ def main():
         require_same(scored, other, args.against)
     made = {"scores": str(args.scores or results), "protocols": protocols.table(scored.frames, scored.window_size),
             "videos": of_videos(scored), "hints": alignment.hints(scored.frames)}
-    print("\n".join([*protocols.lines(made["protocols"]), "", *video_lines(made["videos"]), *made["hints"]]))
+    print("\n".join([*protocols.lines(made["protocols"]), *video_lines(made["videos"]), *made["hints"]]))
     if args.tracks or args.masks:
         made["regions"] = show_regions(scored, truth.dataset, args.tracks)
     if other:
@@ -96,28 +96,22 @@ def arguments():
         raise UserError("give a dataset D, or --scores and --labels without one")
     if args.labels and (args.tracks or args.masks or args.training):
         raise UserError("--tracks, --masks and --training need a dataset D")
-    if not args.scores and (args.videos or args.repeat != 1 or args.boxes) or args.lengths and not args.labels:
-        raise UserError("--videos, --repeat and --boxes go with --scores, --lengths with --labels")
-    if args.repeat < 1:
-        raise UserError(f"--repeat {args.repeat}: must be 1 or more")
+    foreign = args.videos or args.boxes or args.repeat != 1
+    if foreign and not args.scores or args.lengths and not args.labels or args.repeat < 1:
+        raise UserError("--videos, --repeat (1 or more) and --boxes go with --scores, --lengths with --labels")
     return args
 
 
 def truth_of(args):
     """The frames that scores are wanted for, with their labels: a Scored without scores. Raises UserError if there are none."""
     if args.labels:
-        truth = Scored(inputs.labelled(args.labels, args.lengths, inputs.listed(args.scores)), SETTINGS["window_size"].default)
-    else:
-        cfg = parse_config("", ["--dataset_name", args.dataset_name, "--mode", args.mode])
-        dataset = dataset_of(cfg)
-        labels, source = read_labels(dataset, [frames.size_of(video) for video in dataset.videos])
-        if labels is None or labels.all() or not labels.any():
-            raise UserError(f"{dataset.name}: no frame labels of both classes ({source}), so there are no figures")
-        truth = Scored(inputs.of_dataset(dataset, np.zeros(len(labels)), labels), cfg.window_size, dataset=dataset)
-    names = truth.frames.names
-    if unknown := set(args.videos.split(",") if args.videos else []) - set(names):
-        raise UserError(f"--videos: there is no video {min(unknown)} among {', '.join(names[:9])}{' ...' * (len(names) > 9)}")
-    return truth
+        return Scored(inputs.labelled(args.labels, args.lengths, inputs.listed(args.scores)), SETTINGS["window_size"].default)
+    cfg = parse_config("", ["--dataset_name", args.dataset_name, "--mode", args.mode])
+    dataset = dataset_of(cfg)
+    labels, source = read_labels(dataset, [frames.size_of(video) for video in dataset.videos])
+    if labels is None or labels.all() or not labels.any():
+        raise UserError(f"{dataset.name}: no frame labels of both classes ({source}), so there are no figures")
+    return Scored(inputs.of_dataset(dataset, np.zeros(len(labels)), labels), cfg.window_size, dataset=dataset)
 
 
 def read_own(results, folder):
@@ -156,21 +150,16 @@ def read_foreign(args, path, truth):
 def of_videos(scored):
     """A row per video: its frames, and its own AUROC with the official smoothing ("" where it has one class alone)."""
     smooth = protocols.official(scored.frames, scored.window_size)
-    abnormal = [int(part.sum()) for part in smooth.split(smooth.labels)]
-    aurocs = protocols.video_aurocs(smooth)
-    return [{"video": name, "frames": int(count), "abnormal": bad, "auroc": "" if np.isnan(auroc) else float(auroc)}
-            for name, count, bad, auroc in zip(smooth.names, smooth.counts, abnormal, aurocs)]
+    parts = zip(smooth.names, smooth.split(smooth.labels), protocols.video_aurocs(smooth).tolist())
+    return [{"video": name, "frames": len(labels), "abnormal": int(labels.sum()), "auroc": "" if np.isnan(auroc) else auroc}
+            for name, labels, auroc in parts]
 
 
 def video_lines(videos):
-    """The videos as text; those of one class are only counted where there are many."""
-    shown = [row for row in videos if row["auroc"] != "" or len(videos) <= 40]
-    texts = [f"{row['auroc']:.2%}" if row["auroc"] != "" else f"all {'abnormal' if row['abnormal'] else 'normal'}"
-             for row in shown]
-    return ["each video by itself, official smoothing:",
-            *(f"  {row['video']:20} {row['abnormal']:5,} of {row['frames']:5,} abnormal   {text}"
-              for row, text in zip(shown, texts)),
-            *([f"  and {len(videos) - len(shown)} videos of one class"] if len(shown) < len(videos) else [])]
+    """The videos as text."""
+    return ["", "each video by itself, official smoothing:", *(
+        f"  {row['video']:20} {row['abnormal']:5,} of {row['frames']:5,} abnormal   " + (
+            f"{row['auroc']:.2%}" if row["auroc"] != "" else "one class alone") for row in videos)]
 
 
 def show_regions(scored, dataset, folder):

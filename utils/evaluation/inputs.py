@@ -152,6 +152,8 @@ def scored(frames, path, of, repeat=1, chosen=None):
         parts = [found.get(name) for name in frames.names]
         if more := sorted(found.keys() - set(frames.names)):
             print(f"note: {path}: left out are {len(more)} videos that {of} does not have, such as {more[0]}")
+    if unknown := set(chosen or []) - set(frames.names):
+        raise UserError(f"--videos: {of} has no video {min(unknown)}; it has {', '.join(frames.names[:9])} (of {len(counts)})")
     keep = np.isin(frames.names, chosen) if chosen else np.ones(len(counts), bool)
     frames, parts = frames.only(np.repeat(keep, counts)), [part for part, stays in zip(parts, keep) if stays]
     for v, (name, count) in enumerate(zip(frames.names, frames.counts)):

@@ -44,7 +44,21 @@ def test_one_class_alone_has_no_figures():
 
 def test_one_class_alone_has_every_figure_as_none():
     for labels in (np.zeros(4, int), np.ones(4, int)):
-        assert evaluate(np.arange(4.0), labels) == {"auroc": None, "eer": None, "average_precision": None}
+        assert evaluate(np.arange(4.0), labels) == {"auroc": None, "eer": None, "average_precision": None, "pr_auc": None}
+
+
+def test_figures_of_ties_and_constant_scores_by_hand():
+    labels = np.array([0, 0, 1, 1])
+    for official, eer in ((True, 0), (False, 0.5)):  # the official code takes the first of equally near thresholds
+        found = evaluate(np.full(4, 0.7), labels, official)
+        assert (found["auroc"], found["eer"], found["average_precision"]) == (0.5, eer, 0.5)
+    # thresholds 3, 2, 1, 0: precision 1, 1/2, 2/3, 1/2 at recall 1/2, 1/2, 1, 1; the curve starts at precision 1
+    found = evaluate(np.array([0, 2, 1, 3.0]), labels, official=False)
+    assert found["auroc"] == 0.75 and found["eer"] == 0.5 and found["average_precision"] == pytest.approx(1 / 2 + 1 / 3)
+    assert found["pr_auc"] == pytest.approx((1 + 1) / 4 + (1 / 2 + 2 / 3) / 4)
+    # on a straight piece of the curve scikit-learn drops the point where the rates meet
+    steps, labels = np.array([5, 4, 4, 3, 3, 2, 2, 1.0]), np.array([1, 1, 0, 1, 0, 1, 0, 0])
+    assert evaluate(steps, labels, official=False)["eer"] == 0.375 != evaluate(steps, labels)["eer"]
 
 
 def test_official_results_by_name_with_normal_frames_first():

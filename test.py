@@ -51,8 +51,8 @@ def main():
             if ranks.RANK == 0:  # the scores are all that the ranks share
                 evaluate(cfg, stage, dataset, boxes, box_scores, labels, settings_of(cfg, stage, boxes, cubes_made, models))
                 draw_cubes(stage, dataset, cubes, boxes, box_scores)
+    save_events(cfg, dataset, boxes)
     if ranks.RANK == 0:
-        save_events(cfg, dataset, boxes)
         report(files.load_json(stage.folder / "metrics.json"), stage.folder)
 
 
@@ -149,6 +149,8 @@ def save_events(cfg, dataset, boxes):
     if stage.state[0] == "done":
         return
     with stage.writing() as facts:
+        if ranks.RANK:
+            return
         frame_scores, box_scores = (files.load_array(stage.folder / f"{kind}_scores.npy") for kind in ("frame", "box"))
         smooth = events.curve(frame_scores, dataset.spans, cfg.window_size)
         limit = events.threshold(smooth, cfg.event_z, cfg.event_share)

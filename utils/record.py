@@ -33,7 +33,8 @@ class Stage:
     """One stage's work in one folder.
 
     The stage writes into `part`, a folder of its own. When all is done the outputs (`file`) move up and the record is written,
-    so the old output stays valid until then. A stopped run finds `part` again if its `resume_key` is the same.
+    so the old output stays valid until then. A stopped run finds `part` again if its `resume_key` is the same, or always with
+    `keeps_part`, if each file there says for itself what it can resume.
     """
 
     def __init__(self, cfg, name, folder, reads=None, contents=None, takes=(), **inputs):
@@ -51,7 +52,7 @@ class Stage:
             if record["stage"] != "train":  # --model may have been trained on any part of any data
                 self._require_selection(record)
         self.wanted = wanted(name, stage_settings(cfg, name), {**self._ids(), **inputs})
-        self.resume_key = self.wanted["key"]
+        self.resume_key, self.keeps_part = self.wanted["key"], False
         self.old = load(self.path, {"unfinished": True})
         self.outputs = []  # names
         self.given = [] if self.old else [file for file in takes if (self.folder / file).is_file()]
@@ -140,7 +141,7 @@ class Stage:
         for path, record in [*self.read.items(), (self.path, self.old)]:
             if load(path, {"unfinished": True}) != record:
                 raise UserError(f"{path}: another process has just replaced it: run the same command again")
-        if resume_key_of(self.part) != self.resume_key:
+        if resume_key_of(self.part) != self.resume_key and not self.keeps_part:
             shutil.rmtree(self.part, ignore_errors=True)
         write(self.part / "record.json", {**self.wanted, "resume_key": self.resume_key})
 

@@ -101,7 +101,7 @@ def train(cfg):
     """Raises UserError where the cubes are of other boxes than those that are there."""
     folder = folder_of(cfg)
     stage = Stage(cfg, "train", folder, {"cubes": require_cubes(folder)})
-    stage.resume_key = record.training_key(stage.wanted)
+    stage.resume_key, stage.keeps_part = record.training_key(stage.wanted), True
     return stage
 
 

@@ -1,5 +1,6 @@
 # make demo   set up, make the demo's videos, run the whole pipeline on them
 # make test   set up, run the tests
+# make numeric  set up, run the tests that compare numbers as on processors with AVX2, and with SSE4.1 alone (x86)
 # make faults set up, run the long tests: every write interrupted, 300 kills, 1,000 bad files (about a quarter of an hour)
 # make .venv  set up alone; again only when the requirements change
 # make mmdet  set up .venv-mmdet, for extract_bbox.py --detector mmdet:CONFIG:CHECKPOINT alone (compiles mmcv: 15 minutes)
@@ -10,14 +11,26 @@ TORCH_INDEX ?=
 PIP = .venv/bin/pip --disable-pip-version-check
 MMDET_PIP = .venv-mmdet/bin/pip --disable-pip-version-check
 
-.PHONY: demo test faults lint .venv mmdet
+# A file's tests stay together, for they share what they set up.
+TEST = .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# What hides newer instructions from oneDNN, ATen, MKL (torch), OpenBLAS, numpy (numpy, OpenCV), OpenCV and IPP in it.
+AVX2 = ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell \
+	NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" OPENCV_CPU_DISABLE=AVX512-SKX OPENCV_IPP=avx2
+SSE41 = ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 OPENBLAS_CORETYPE=Nehalem \
+	NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR" OPENCV_CPU_DISABLE=AVX512-SKX,AVX2,FP16,AVX OPENCV_IPP=sse42
+
+.PHONY: demo test numeric faults lint .venv mmdet
 
 demo: .venv
 	.venv/bin/python -m tools.make_demo
 	.venv/bin/python run_pipeline.py --dataset_name demo --mode test
 
 test: .venv/ready-dev
-	.venv/bin/python -m pytest
+	$(TEST)
+
+numeric: .venv/ready-dev
+	$(AVX2) $(TEST) -m numeric
+	$(SSE41) $(TEST) -m numeric
 
 faults: .venv/ready-dev
 	.venv/bin/python -m pytest --long tests/faults tests/test_properties.py

@@ -26,7 +26,7 @@ from utils.cubes import Cubes, score
 from utils.datasets import rates
 from utils.device import device_of, precision_of, use_threads
 from utils.errors import UserError
-from utils.evaluation import events, plots, protocols
+from utils.evaluation import alignment, events, inputs, plots, protocols
 from utils.labels import read_labels
 from utils.run import progress, run
 
@@ -106,7 +106,8 @@ def evaluate(cfg, stage, dataset, boxes, box_scores, labels, made_from):
         figures["auroc_unsmoothed"] = metrics.evaluate(frame_scores, abnormal)["auroc"]
     title = f"{cfg.dataset_name}, mode {cfg.mode}"
     if figures["auroc"] is not None:
-        figures["protocols"] = protocols.table(protocols.of_dataset(dataset, frame_scores, abnormal), cfg.window_size)
+        figures["protocols"] = protocols.table(
+            inputs.of_dataset(dataset, frame_scores, abnormal, made_from["zero_score"]), cfg.window_size)
         curves = metrics.official_results(smooth, abnormal)
         files.save_npz(stage.file("frame_results.npz"), curves)
         plots.save(plots.roc(curves["fpr"], curves["tpr"], figures["auroc"], figures["eer"], title), stage.file("roc.png"))
@@ -123,7 +124,9 @@ def settings_of(cfg, stage, boxes, cubes_made, models):
     """What the figures were computed from, for metrics.json."""
     return {"cubes": len(boxes), "labels": stage.inputs["labels"], "dataset": cfg.dataset_name, "mode": cfg.mode,
             "config": cfg.config, "model": cfg.model or str(stages.folder_of(cfg)),
-            "seed": models.recipe["settings"].get("seed"),
+            "seed": models.recipe["settings"].get("seed"), "zero_score": None if stage.given else min(
+                float(metrics.normalise(0, block.mean, block.std) @ ([cfg.w_raw, cfg.w_of] if block.model.use_flow else [1]))
+                for block in models.blocks.values()),  # score of a cube that is reconstructed without any error
             "settings": {**boxes.record["settings"], **cubes_made["settings"], **models.recipe["settings"],
                          **stage.wanted["settings"]},
             "input": {**boxes.record["input"], **cubes_made["input"]}}
@@ -168,7 +171,9 @@ def report(content, results):
         print(f"frame AUROC {content['auroc']:.2%}   EER {content['eer']:.2%}   "
               f"average precision {content['average_precision']:.2%}   "
               f"(AUROC without smoothing {content['auroc_unsmoothed']:.2%})")
-        print("\n".join(protocols.lines(content["protocols"])))
+        print("\n".join(protocols.lines(content["protocols"], brief=True)))
+        scores, labels = (files.load_array(results / name) for name in ("frame_scores.npy", "labels.npy"))
+        print("".join(f"{line}\n" for line in alignment.hints(inputs.of_results(content, scores, labels))), end="")
     found = files.load_json(results / "events.json")
     print(f"{found['count']:,} event{'' if found['count'] == 1 else 's'} above {found['threshold']:.2f} ({found['rule']}): "
           f"{results}/events.csv"

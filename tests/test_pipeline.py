@@ -67,6 +67,7 @@ def test_everything_is_skipped_the_second_time_and_redone_when_asked_otherwise(c
     assert "made from other boxes" in stale.stderr and "extract_stc.py" in stale.stderr
 
 
+@pytest.mark.numeric
 def test_two_runs_give_the_same_bytes(copy):
     first = open("results/UCSDped2/test/box_scores.npy", "rb").read()
     shutil.rmtree("data")
@@ -79,6 +80,7 @@ def test_two_runs_give_the_same_bytes(copy):
     assert outcome("UCSDped2", "test")["seed"] == 1
 
 
+@pytest.mark.numeric
 def test_a_killed_training_goes_on_and_ends_in_the_same_bytes(copy):
     words = [*SMALL, "--epochs", "6", "--score_every", "2"]
     run_script("train.py", "--dataset_name", "UCSDped2", *words)
@@ -188,6 +190,7 @@ def test_trials_take_part_of_the_frames_with_one_meaning_in_all_stages(copy):
     assert "frame_step 3, now 1" in other.stderr
 
 
+@pytest.mark.numeric
 def test_windows_of_a_trial_reach_the_true_neighbours(copy):
     whole = np.load("data/UCSDped2/test/stc_raw.npy")
     frame = np.load("data/UCSDped2/test/bboxes.npy")[:, 0]

@@ -41,8 +41,8 @@ lint: .venv/ready-dev
 .venv: .venv/ready
 
 .venv/ready: requirements.txt
-	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed: install Python 3.11 or later (Debian: apt install python3 python3-venv)"; exit 2; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or later is needed: name it with make PYTHON=python3.11"; exit 2; }
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed: install Python 3.11 to 3.14 (Debian: apt install python3 python3-venv)"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || { echo "error: $$($(PYTHON) -V) is not among Python 3.11 to 3.14, for which there are packages: name one that is with make PYTHON=python3.12"; exit 2; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: this Python has no venv: install it (Debian: apt install python3-venv)"; exit 2; }
 	@echo "setting up .venv: torch and the rest, 1 to 6 GB, a few minutes"
 	@test -x .venv/bin/pip || $(PYTHON) -m venv .venv

@@ -25,8 +25,9 @@ from utils import files, frames, ranks, stages
 from utils.boxes import Boxes, checked
 from utils.config import dataset_of, parse_config
 from utils.datasets import window
+from utils.device import device_of, use_threads, workers
 from utils.errors import UserError
-from utils.run import device_of, finishing, progress, run, use_threads, workers
+from utils.run import finishing, progress, run
 from utils.stc import crop, not_empty
 
 NO_BOXES = np.empty((0, 4), np.float32)
@@ -63,7 +64,7 @@ def extract(cfg, dataset, stage):
                 bar.update(len(video.chosen))
                 continue
             with finishing(f"video {video.name}"):
-                files.save_array(path, boxes_of_video(cfg, video, find(video), bar.update))
+                files.save_array(path, boxes_of_video(cfg, video, find(video), bar.update), sync=True)
     return set().union(*ranks.from_all(repeated))
 
 

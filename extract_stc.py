@@ -20,7 +20,8 @@ from utils import files, frames, ranks, stages
 from utils.boxes import Boxes
 from utils.config import dataset_of, parse_config
 from utils.datasets import window
-from utils.run import progress, run, workers
+from utils.device import workers
+from utils.run import progress, run
 from utils.stc import crops
 
 

@@ -24,10 +24,11 @@ from utils.boxes import Boxes
 from utils.config import dataset_of, parse_config
 from utils.cubes import Cubes, score
 from utils.datasets import rates
+from utils.device import device_of, precision_of, use_threads
 from utils.errors import UserError
 from utils.evaluation import alignment, events, inputs, plots, protocols
 from utils.labels import read_labels
-from utils.run import device_of, precision_of, progress, run, use_threads
+from utils.run import progress, run
 
 
 def main():

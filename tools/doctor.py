@@ -30,8 +30,9 @@ from utils import files, frames, labels, record, stages
 from utils.boxes import Boxes
 from utils.config import dataset_of, parse_config
 from utils.datasets import DATASETS
+from utils.device import cores, device_of, free_cores, use_threads, workers
 from utils.errors import UserError
-from utils.run import cores, device_of, free_cores, run, use_threads, versions, workers
+from utils.run import run, versions
 
 ASSUMED = 10  # boxes per frame, before there are any
 CANNOT = "cannot be done"

@@ -31,7 +31,8 @@ from utils.config import SUITE, flow_is_read, parse_config, stage_settings, stag
 from utils.datasets import RAW
 from utils.errors import UserError
 from utils.evaluation import bootstrap, epochs, inputs, protocols
-from utils.run import locked, run, run_stage
+from utils.locks import locked
+from utils.run import run, run_stage
 from utils.settings import SETTINGS
 
 SHARED = ("bboxes.npy", "boxes.json", "stc_raw.npy", "stc_of.npy", "cubes.json")
@@ -181,8 +182,8 @@ def write_table(out, experiment, rows):
             "lowest of the last 6 epochs, mean over the seeds.", "",
             "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads),
             *("| " + " | ".join(str(value) for value in line.values()) + " |" for line in lines), ""]
-    with files.whole(out / "table.md") as part:
-        part.write_text("\n".join(text), encoding="utf-8")
+    with files.whole(out / "table.md") as file:
+        file.write("\n".join(text).encode())
     print("\n".join(text[2:]))
     print(f"wrote {out / 'table.md'}, table.csv")
 

@@ -19,7 +19,8 @@ import numpy as np
 from utils import files, ranks
 from utils.config import stage_settings
 from utils.errors import UserError
-from utils.run import Clock, locked, versions
+from utils.locks import locked
+from utils.run import Clock, versions
 from utils.settings import END
 
 SCRIPTS = {"flow": "calc_optical_flow.py", "boxes": "extract_bbox.py", "cubes": "extract_stc.py", "train": "train.py",
@@ -143,6 +144,8 @@ class Stage:
                 raise UserError(f"{path}: another process has just replaced it: run the same command again")
         if resume_key_of(self.part) != self.resume_key and not self.keeps_part:
             shutil.rmtree(self.part, ignore_errors=True)
+        if self.part.is_symlink():  # would lead what is written elsewhere
+            self.part.unlink()
         write(self.part / "record.json", {**self.wanted, "resume_key": self.resume_key})
 
     def _finish(self, facts):
@@ -152,7 +155,7 @@ class Stage:
         for name in (self.old or {}).get("outputs", {}).keys() - outputs.keys():
             (self.folder / name).unlink(missing_ok=True)
         for name in self.outputs:
-            os.replace(self.part / name, self.folder / name)
+            files.rename(self.part / name, self.folder / name)
         given = {"given": self.given} if self.given else {}
         save(self.path, {**self.wanted, **given}, outputs, facts)
         shutil.rmtree(self.part)

@@ -3,7 +3,6 @@
 A script works through its object; `run_pipeline.py --dry_run` asks the same ones.
 """
 
-import io
 import math
 import os
 from pathlib import Path
@@ -14,6 +13,7 @@ from utils import datasets, record
 from utils.config import flow_is_read
 from utils.datasets import window
 from utils.errors import UserError
+from utils.files import npy_header
 from utils.record import Stage
 
 
@@ -254,14 +254,6 @@ class Flow(Stage):
 def flow_room(flow):
     """Bytes of the flow files that a video lacks."""
     return len(flow.todo) * math.prod(flow.shape) * flow.dtype.itemsize
-
-
-def npy_header(dtype, shape):
-    """The bytes with which an `.npy` file of this type and shape begins."""
-    header = io.BytesIO()
-    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(shape)}
-    np.lib.format.write_array_header_1_0(header, description)
-    return header.getvalue()
 
 
 def _begins_with(path, data):

@@ -27,7 +27,8 @@ from tqdm import tqdm
 
 from utils import files
 from utils.errors import UserError
-from utils.run import SUITE, locked, run
+from utils.locks import locked
+from utils.run import SUITE, run
 
 DRIVE = "https://drive.google.com/"
 BOXES = "fore_det/obj_det_checkpoints/"

@@ -33,8 +33,10 @@ def main():
     use_threads(cfg.threads)
     dataset, weights = dataset_of(cfg), functools.partial(weights_file, cfg.flow_method, cfg.flow_weights)
 
+    source = functools.cache(lambda: stamp(weights()))
+
     def flow_of(video):
-        return stages.Flow(cfg, video, frames.size_of(video), lambda: stamp(weights()))
+        return stages.Flow(cfg, video, frames.size_of(video), source)
 
     flows = [flow_of(video) for video in dataset.videos]
     total, left = sum(len(flow.needed) for flow in flows), sum(len(flow.todo) for flow in flows)

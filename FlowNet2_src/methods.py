@@ -113,8 +113,8 @@ METHODS = {"dis": Dis, "tvl1": TvL1, "flownet2": FlowNet2, "raft": Raft}
 
 
 def stamp(weights):
-    """What a weights file is, by name and size."""
-    return [weights.name, files.size(weights)] if weights else ""
+    """What a weights file is, by name and content."""
+    return files.identity(weights) if weights else ""
 
 
 def weights_file(method, given):

@@ -1,7 +1,6 @@
 """Object detectors, each as one function: a batch of frames -> their detections."""
 
 import functools
-import hashlib
 import math
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import cv2
 import numpy as np
 
 from utils.errors import UserError
-from utils.files import size
+from utils.files import identity
 
 CHECKPOINTS = Path(__file__).resolve().parent / "obj_det_checkpoints"
 OVERLAP = 0.2  # of neighbouring tiles, as a share of a tile
@@ -45,12 +44,12 @@ def source(boxes_from, word, given, scale, known=None):
     believed where the weights are not here (boxes made on another machine). Raises UserError where a file is missing.
     """
     if boxes_from:
-        return {"boxes_from": _identity(boxes_from)}
+        return {"boxes_from": identity(boxes_from)}
     if word == "none":
         return {}
     try:
         path, (kind, rest) = weights_file(word, given, scale), _parts(word)
-        return {"weights": [_identity(file) for file in ([path] if path else rest if kind in ("mmdet", "onnx") else [])]}
+        return {"weights": [identity(file) for file in ([path] if path else rest if kind in ("mmdet", "onnx") else [])]}
     except UserError:
         if "weights" not in (known or {}):
             raise
@@ -106,13 +105,6 @@ def _parts(word):
     if {"yolov3": 0, "torchvision": 1, "onnx": 1, "mmdet": 2}.get(kind) != len(rest):
         raise UserError(f"--detector {word}: must be yolov3, torchvision:MODEL, onnx:FILE, mmdet:CONFIG:CHECKPOINT or none")
     return kind, rest
-
-
-def _identity(path):
-    """What a file from elsewhere is: its name and the SHA-256 of its content. Raises UserError if it is not there."""
-    size(path)
-    with open(path, "rb") as file:
-        return [Path(path).name, hashlib.file_digest(file, "sha256").hexdigest()]
 
 
 def _onnx(path, scale):

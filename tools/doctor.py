@@ -145,7 +145,8 @@ def after(cfg, stage, before, frames=0):
 
 def look_at_flow(cfg, dataset, before):
     weights = functools.partial(weights_file, cfg.flow_method, cfg.flow_weights)
-    flows = [stages.Flow(cfg, video, frames.size_of(video), lambda: stamp(weights())) for video in dataset.videos]
+    source = functools.cache(lambda: stamp(weights()))
+    flows = [stages.Flow(cfg, video, frames.size_of(video), source) for video in dataset.videos]
     left, changed = sum(len(flow.todo) for flow in flows), [flow.state[1] for flow in flows if flow.state[0] == "outdated"]
     if not left:
         return Row("flow", "done")
@@ -216,7 +217,7 @@ def cost_of_flow(plan, row):
     cfg, image = plan.cfg, "{}x{}".format(*plan.size)
     weights = None if row.state == CANNOT else weights_file(cfg.flow_method, cfg.flow_weights)
     seconds = None if row.state == CANNOT else row.frames / plan.measured(
-        f"flow by {cfg.flow_method}{stamp(weights) or ''} of {image}",
+        f"flow by {cfg.flow_method}{weights and weights.name or ''} of {image}",
         lambda: rates.flow(METHODS[cfg.flow_method](weights, cfg.device), plan.first, plan.size, cfg.flow_dtype))
     room = row.frames * 2 * plan.size[0] * plan.size[1] * np.dtype(cfg.flow_dtype).itemsize
     return row._replace(work=f"{row.frames:,} frames by {cfg.flow_method}", seconds=seconds, bytes=room)

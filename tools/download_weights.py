@@ -92,10 +92,11 @@ def fetch(weights, path, source=None):
     origin, start = f"{source.rstrip('/')}/{path.name}" if source else weights.url, time.monotonic()
     if path.is_file() and not problem(weights, path):
         return f"{path}: already there and valid"
-    with locked(path.parent), files.whole(path) as part:
+    with locked(path.parent), files.whole(path) as file:
         try:
-            bring(origin, part, weights.most)
-            wrong = problem(weights, part)
+            bring(origin, file, weights.most)
+            file.flush()
+            wrong = problem(weights, Path(file.name))
         except Exception as error:  # of the network, of gdown (whose own change from version to version), or of the disk
             wrong = one_line(error)
         if wrong:
@@ -117,35 +118,35 @@ def problem(weights, path):
     return ""
 
 
-def bring(origin, part, most):
-    """Fills the file `part` from a URL or a path. Raises UserError where more than `most` bytes come."""
+def bring(origin, file, most):
+    """Fills an open file from a URL or a path. Raises UserError where more than `most` bytes come."""
     if origin.startswith(DRIVE):
         try:
             import gdown  # knows the confirmations that a large file takes there
         except ImportError:
             raise UserError("Google Drive needs gdown: `pip install gdown` first") from None
-        gdown.download(origin, str(part))
+        gdown.download(origin, file)
     elif re.match("https?://", origin, re.IGNORECASE):
         request = urllib.request.Request(origin, headers={"User-Agent": "download_weights"})
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-            with tqdm.wrapattr(response, "read", response.length, desc=part.stem, leave=False, disable=None) as source:
-                copy(source, part, most)
+            name = Path(file.name).stem
+            with tqdm.wrapattr(response, "read", response.length, desc=name, leave=False, disable=None) as source:
+                copy(source, file, most)
             if response.length:
                 raise UserError(f"the connection broke off {response.length:,} bytes before the end")
     elif "://" in origin:
         raise UserError("--from takes a folder, or the http or https URL of one")
     else:
         with open(origin, "rb") as source:
-            copy(source, part, most)
+            copy(source, file, most)
 
 
-def copy(source, part, most):
-    """Copies an open file to `part`, of `most` bytes at most: a server may send without end."""
-    with open(part, "wb") as file:
-        while block := source.read(1 << 16):
-            if file.tell() + len(block) > most:
-                raise UserError(f"it is larger than {most:,} bytes")
-            file.write(block)
+def copy(source, file, most):
+    """Copies an open file to another, `most` bytes at most: a server may send without end."""
+    while block := source.read(1 << 16):
+        if file.tell() + len(block) > most:
+            raise UserError(f"it is larger than {most:,} bytes")
+        file.write(block)
 
 
 def one_line(error):

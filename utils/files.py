@@ -37,6 +37,12 @@ def size(path):
     return _require(path).stat().st_size
 
 
+def identity(path):
+    """What a file from elsewhere is: its name and the SHA-256 of its content. Raises UserError if it is missing."""
+    with open(_require(path), "rb") as file:
+        return [Path(path).name, hashlib.file_digest(file, "sha256").hexdigest()]
+
+
 def sha256(paths):
     """SHA-256 of the contents of files, one after another. Raises UserError if one is missing."""
     whole = hashlib.sha256()

@@ -10,7 +10,9 @@ writes  raw_datasets/NAME/videos/       a link to each video that can be read in
         raw_datasets/NAME/labels.csv    with --labels
         configs/NAME.cfg                settings by the rule below
 
---labels: lines of video, first abnormal frame, last abnormal frame (counted from 1); a video without a line is normal.
+--labels: a table with a line for each video or event: its name, then pairs of first and last. Whole numbers are frames counted
+    from 1, both ends included; h:m:s is a time; seconds need a header video,first_second,last_second. -1,-1, or no line: all
+    normal. A word beside the numbers (a class) is passed over; what else is not understood is refused, with its line.
 --fps F: frames per second to keep; a video that has more is thinned to them, a folder of frames is taken to have them.
 --long_side: larger frames are made smaller, which is faster: 640 is as large as the paper's data.
 
@@ -26,7 +28,6 @@ import argparse
 import os
 import re
 import shutil
-import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,9 +36,10 @@ import numpy as np
 
 from FlowNet2_src import methods
 from fore_det import detector
-from utils import datasets, files, frames
+from utils import datasets, files, frames, names, text
 from utils.errors import UserError
-from utils.labels import read_ranges
+from utils.evaluation.events import runs
+from utils.ranges import abnormal, read_ranges
 from utils.run import locked, progress, run
 from utils.sources import find, with_names
 
@@ -59,10 +61,10 @@ def main():
     args = parser.parse_args()
     root, config = datasets.RAW / args.name, Path("configs", f"{args.name}.cfg")
     check(args, root, config)
-    given = read_ranges(args.labels) if args.labels else None  # before the videos are read, which takes a while
+    lines = text.rows(args.labels) if args.labels else None  # before the videos are read, which takes a while
     sources = with_names(find(args.paths))
     plans = [plan(source, args.fps, args.long_side) for source in sources]
-    ranges = None if given is None else labels(args.labels, given, sources, plans)
+    ranges = None if lines is None else labels(args.labels, lines, sources, plans, args.fps)
     with locked(datasets.RAW):
         write(root, sources, plans, ranges)
     settings = rule([plan.size for plan in plans])
@@ -97,25 +99,23 @@ def plan(source, fps, long_side):
     return Plan(kept, rate, size, "link" if list(source.frames) == sorted(source.frames) else "links")
 
 
-def labels(path, ranges, sources, plans):
-    """The lines of the user's labels (`ranges`, from `path`) with the names and frame numbers of the dataset: list of dicts."""
-    names = {}
+def labels(path, lines, sources, plans, fps):
+    """The user's labels (`lines` of the table `path`) with the names and frame numbers of the dataset: list of dicts."""
+    known, made = {}, []
     for source in sources:
         for word in (source.name, source.path.name, source.path.stem, str(source.path)):
-            names.setdefault(unicodedata.normalize("NFC", word), set()).add(source.name)
-    lines, by_name = [], {source.name: (source, plan) for source, plan in zip(sources, plans)}
-    for given, first, last in ranges:
-        found = names.get(unicodedata.normalize("NFC", given), set())
-        if len(found) != 1:
-            known = "several videos have this name" if found else f"there is no such video; there are {', '.join(by_name)}"
-            raise UserError(f"{path}: video {given}: {known}")
-        source, plan = by_name[next(iter(found))]
-        if last > source.count:
-            raise UserError(f"{path}: frames {first} to {last} of {given}: the video has {source.count} frames")
-        inside = [k for k, number in enumerate(plan.kept, 1) if first <= number + 1 <= last]
-        if inside:
-            lines.append({"video": source.name, "first_frame": inside[0], "last_frame": inside[-1]})
-    return lines
+            known.setdefault(names.same(word), set()).add(source.name)
+    ranges = read_ranges(path, lines, known)
+    for source, plan in zip(sources, plans):
+        own = [one for one in ranges if one.video == source.name]
+        of_frames = source.frames or [f"{t}.jpg" for t in range(source.count)]
+        flags = abnormal(of_frames, own, source.rate or (fps if source.frames else None))[plan.kept]
+        made += [{"video": source.name, "first_frame": first + 1, "last_frame": last}
+                 for first, last in runs(flags, [(0, len(flags))])]
+        for where in (one.where for one in own if not abnormal(of_frames, [one], source.rate or fps)[plan.kept].any()):
+            print(f"note: {where}: none of its frames is kept at --fps {fps:g}")
+    print(f"{path}: {len(made)} abnormal stretches in {len({one['video'] for one in made})} of {len(sources)} videos")
+    return made
 
 
 def write(root, sources, plans, ranges):

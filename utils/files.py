@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import legacy
+from utils import legacy, text
 from utils.errors import UserError
 
 
@@ -137,8 +137,8 @@ def load_json(path):
     """The object in a JSON file. Raises UserError if the file is missing or damaged."""
     path = _require(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return json.loads(path.read_bytes())  # UTF-8, or UTF-16 by its byte order mark
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a whole JSON file ({_first_line(error)}): remove it and run the stage again") from None
 
 
@@ -199,10 +199,10 @@ def save_json(path, content):
 
 def save_csv(path, rows, columns=None):
     """Writes a list of dicts with the same keys as CSV, whole or not at all; columns: those keys, where rows may be empty."""
-    with whole(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
+    with whole(path) as part, open(part, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, columns or rows[0], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: text.cell(value) for key, value in row.items()} for row in rows)
 
 
 def save_torch(path, content):

@@ -31,6 +31,9 @@ _told = []  # the signals that this process has got
 def run(main):
     """Runs a script's main and exits: 0 when done, 2 with one line for a UserError, 130 or 143 when told to stop."""
     _told.clear()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # a terminal that knows no UTF-8 gets escapes
+            stream.reconfigure(errors="backslashreplace")
     if RANK:  # rank 0 alone tells what goes on
         sys.stdout = open(os.devnull, "w")
     for number in (signal.SIGINT, signal.SIGTERM):

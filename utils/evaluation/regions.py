@@ -31,7 +31,7 @@ def read_tracks(folder, videos):
     """
     boxes, tracks = [np.empty((0, 5))], [np.empty((0, 2), int)]
     for number, video in enumerate(videos):
-        path = Path(folder, f"{video.name}.txt")
+        path = Path(folder, f"{video.bare}.txt")
         try:
             text = path.read_text(encoding="utf-8").replace(",", " ")
             rows = np.array(text.split(), np.float64).reshape(-1, 6)

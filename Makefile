@@ -1,5 +1,6 @@
 # make demo   set up, make the demo's videos, run the whole pipeline on them
 # make test   set up, run the tests
+# make numeric  set up, run the tests that compare numbers as on processors with AVX2, and with SSE4.1 alone (x86)
 # make faults set up, run the long tests: every write interrupted, 300 kills, 1,000 bad files (about a quarter of an hour)
 # make .venv  set up alone; again only when the requirements change
 # make mmdet  set up .venv-mmdet, for extract_bbox.py --detector mmdet:CONFIG:CHECKPOINT alone (compiles mmcv: 15 minutes)
@@ -10,14 +11,26 @@ TORCH_INDEX ?=
 PIP = .venv/bin/pip --disable-pip-version-check
 MMDET_PIP = .venv-mmdet/bin/pip --disable-pip-version-check
 
-.PHONY: demo test faults lint .venv mmdet
+# A file's tests stay together, for they share what they set up.
+TEST = .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# What hides newer instructions from oneDNN, ATen, MKL (torch), OpenBLAS, numpy (numpy, OpenCV), OpenCV and IPP in it.
+AVX2 = ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell \
+	NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" OPENCV_CPU_DISABLE=AVX512-SKX OPENCV_IPP=avx2
+SSE41 = ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 OPENBLAS_CORETYPE=Nehalem \
+	NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR" OPENCV_CPU_DISABLE=AVX512-SKX,AVX2,FP16,AVX OPENCV_IPP=sse42
+
+.PHONY: demo test numeric faults lint .venv mmdet
 
 demo: .venv
 	.venv/bin/python -m tools.make_demo
 	.venv/bin/python run_pipeline.py --dataset_name demo --mode test
 
 test: .venv/ready-dev
-	.venv/bin/python -m pytest
+	$(TEST)
+
+numeric: .venv/ready-dev
+	$(AVX2) $(TEST) -m numeric
+	$(SSE41) $(TEST) -m numeric
 
 faults: .venv/ready-dev
 	.venv/bin/python -m pytest --long tests/faults tests/test_properties.py
@@ -28,8 +41,8 @@ lint: .venv/ready-dev
 .venv: .venv/ready
 
 .venv/ready: requirements.txt
-	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed: install Python 3.11 or later (Debian: apt install python3 python3-venv)"; exit 2; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or later is needed: name it with make PYTHON=python3.11"; exit 2; }
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed: install Python 3.11 to 3.14 (Debian: apt install python3 python3-venv)"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || { echo "error: $$($(PYTHON) -V) is not among Python 3.11 to 3.14, for which there are packages: name one that is with make PYTHON=python3.12"; exit 2; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: this Python has no venv: install it (Debian: apt install python3-venv)"; exit 2; }
 	@echo "setting up .venv: torch and the rest, 1 to 6 GB, a few minutes"
 	@test -x .venv/bin/pip || $(PYTHON) -m venv .venv

@@ -22,8 +22,10 @@ from FlowNet2_src.methods import METHODS, stamp, weights_file
 from utils import files, frames, ranks, record, stages
 from utils.config import dataset_of, parse_config
 from utils.datasets import window
+from utils.device import use_threads, workers
 from utils.errors import UserError
-from utils.run import Clock, finishing, locked, progress, run, use_threads, workers
+from utils.locks import locked
+from utils.run import Clock, finishing, progress, run
 
 
 def main():

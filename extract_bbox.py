@@ -25,8 +25,9 @@ from utils import files, frames, ranks, stages
 from utils.boxes import Boxes, checked
 from utils.config import dataset_of, parse_config
 from utils.datasets import window
+from utils.device import device_of, use_threads, workers
 from utils.errors import UserError
-from utils.run import device_of, finishing, progress, run, use_threads, workers
+from utils.run import finishing, progress, run
 from utils.stc import crop, not_empty
 
 NO_BOXES = np.empty((0, 4), np.float32)
@@ -36,15 +37,19 @@ def main():
     cfg = parse_config(__doc__, stages=("boxes",))
     ranks.start()
     dataset = dataset_of(cfg)
-    known = stages.input_of(stages.folder_of(cfg) / "boxes.json")
-    source = detector.source(cfg.boxes_from, cfg.detector, cfg.detector_weights, cfg.detector_scale, known)
-    stage = stages.boxes(cfg, dataset, source)
+    stage = stages.boxes(cfg, dataset, lambda: source_of(cfg))
     if not stage.is_done():
         with stage.writing(stages.boxes_room(dataset)) as facts:
             repeated = set() if stage.given else extract(cfg, dataset, stage)
             if ranks.RANK == 0:
                 facts |= join(dataset, stage, repeated)
     print(f"next: python extract_stc.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
+
+
+def source_of(cfg):
+    """What the boxes come from."""
+    known = stages.input_of(stages.folder_of(cfg) / "boxes.json")
+    return detector.source(cfg.boxes_from, cfg.detector, cfg.detector_weights, cfg.detector_scale, known)
 
 
 def extract(cfg, dataset, stage):
@@ -59,7 +64,7 @@ def extract(cfg, dataset, stage):
                 bar.update(len(video.chosen))
                 continue
             with finishing(f"video {video.name}"):
-                files.save_array(path, boxes_of_video(cfg, video, find(video), bar.update))
+                files.save_array(path, boxes_of_video(cfg, video, find(video), bar.update), sync=True)
     return set().union(*ranks.from_all(repeated))
 
 
@@ -85,7 +90,7 @@ def join(dataset, stage, repeated):
     boxes = checked(Boxes(rows, dataset.num_frames, [video.first for video in dataset.videos], sizes, {}), path)
     for text in warnings(dataset, boxes, repeated, dropped):
         print(f"warning: {text}")
-    print(f"wrote {path}: {len(rows):,} boxes in {len(dataset.chosen):,} frames")
+    print(f"{'recorded' if stage.given else 'wrote'} {path}: {len(rows):,} boxes in {len(dataset.chosen):,} frames")
     return {"boxes": len(rows), "dropped": dropped, "num_frames": dataset.num_frames, "sizes": sizes,
             "videos": [[v.name, v.first, len(v)] for v in dataset.videos], "notes": dataset.notes}
 

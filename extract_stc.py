@@ -20,7 +20,8 @@ from utils import files, frames, ranks, stages
 from utils.boxes import Boxes
 from utils.config import dataset_of, parse_config
 from utils.datasets import window
-from utils.run import progress, run, workers
+from utils.device import workers
+from utils.run import progress, run
 from utils.stc import crops
 
 
@@ -31,7 +32,7 @@ def main():
     stage = stages.cubes(cfg, dataset)
     if not stage.is_done():
         with stage.writing(stages.cubes_room(cfg, len(boxes))) as facts:
-            repeated = [] if stage.given else extract(cfg, dataset, boxes, stage)
+            repeated = check_given(cfg, boxes, stage) if stage.given else extract(cfg, dataset, boxes, stage)
             facts |= {"cubes": len(boxes), "repeated": repeated}
         if repeated:
             print(f"warning: {len(repeated):,} frames are damaged; each was replaced by the previous frame")
@@ -58,6 +59,14 @@ def extract(cfg, dataset, boxes, stage):
     for cube in cubes.values():
         cube.flush()
     return sum(ranks.from_all(repeated), [])
+
+
+def check_given(cfg, boxes, stage):
+    """Raises UserError where cubes that the user made are not one for each box."""
+    from utils.cubes import Cubes
+
+    Cubes(stage.folder, cfg.use_flow, "cpu", {"settings": stage.wanted["settings"], "cubes": len(boxes)})
+    return []
 
 
 def cut_video(cfg, video, boxes, size, cubes, bar):

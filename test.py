@@ -18,16 +18,17 @@ train, then test.py --mode test --model data/D/train.
 
 import numpy as np
 
-from models.checkpoint import load_models
+from models.checkpoint import NO_MODELS, load_models
 from utils import files, metrics, ranks, record, stages
 from utils.boxes import Boxes
 from utils.config import dataset_of, parse_config
 from utils.cubes import Cubes, score
 from utils.datasets import rates
+from utils.device import device_of, precision_of, use_threads
 from utils.errors import UserError
-from utils.evaluation import events, plots, protocols
+from utils.evaluation import alignment, events, inputs, plots, protocols
 from utils.labels import read_labels
-from utils.run import device_of, precision_of, progress, run, use_threads
+from utils.run import progress, run
 
 
 def main():
@@ -37,7 +38,8 @@ def main():
     ranks.start(device)
     folder = stages.folder_of(cfg)
     cubes_made = record.require(stages.require_cubes(folder), "cubes")
-    models, boxes, dataset = load_models(cfg.model or folder), Boxes.load(folder), dataset_of(cfg)
+    models = NO_MODELS if stages.scores_are_given(cfg) else load_models(cfg.model or folder)
+    boxes, dataset = Boxes.load(folder), dataset_of(cfg)
     labels, source = read_labels(dataset, boxes.sizes)  # (F,) bool, of all videos, or None
     stage = stages.test(cfg, dataset, models, labels, source)
     for note in stages.notes_on_models(cfg, boxes.record):
@@ -50,8 +52,8 @@ def main():
             if ranks.RANK == 0:  # the scores are all that the ranks share
                 evaluate(cfg, stage, dataset, boxes, box_scores, labels, settings_of(cfg, stage, boxes, cubes_made, models))
                 draw_cubes(stage, dataset, cubes, boxes, box_scores)
+    save_events(cfg, dataset, boxes)
     if ranks.RANK == 0:
-        save_events(cfg, dataset, boxes)
         report(files.load_json(stage.folder / "metrics.json"), stage.folder)
 
 
@@ -104,7 +106,8 @@ def evaluate(cfg, stage, dataset, boxes, box_scores, labels, made_from):
         figures["auroc_unsmoothed"] = metrics.evaluate(frame_scores, abnormal)["auroc"]
     title = f"{cfg.dataset_name}, mode {cfg.mode}"
     if figures["auroc"] is not None:
-        figures["protocols"] = protocols.table(protocols.of_dataset(dataset, frame_scores, abnormal), cfg.window_size)
+        figures["protocols"] = protocols.table(
+            inputs.of_dataset(dataset, frame_scores, abnormal, made_from["zero_score"]), cfg.window_size)
         curves = metrics.official_results(smooth, abnormal)
         files.save_npz(stage.file("frame_results.npz"), curves)
         plots.save(plots.roc(curves["fpr"], curves["tpr"], figures["auroc"], figures["eer"], title), stage.file("roc.png"))
@@ -121,7 +124,9 @@ def settings_of(cfg, stage, boxes, cubes_made, models):
     """What the figures were computed from, for metrics.json."""
     return {"cubes": len(boxes), "labels": stage.inputs["labels"], "dataset": cfg.dataset_name, "mode": cfg.mode,
             "config": cfg.config, "model": cfg.model or str(stages.folder_of(cfg)),
-            "seed": models.recipe["settings"].get("seed"),
+            "seed": models.recipe["settings"].get("seed"), "zero_score": None if stage.given else min(
+                float(metrics.normalise(0, block.mean, block.std) @ ([cfg.w_raw, cfg.w_of] if block.model.use_flow else [1]))
+                for block in models.blocks.values()),  # score of a cube that is reconstructed without any error
             "settings": {**boxes.record["settings"], **cubes_made["settings"], **models.recipe["settings"],
                          **stage.wanted["settings"]},
             "input": {**boxes.record["input"], **cubes_made["input"]}}
@@ -145,6 +150,8 @@ def save_events(cfg, dataset, boxes):
     if stage.state[0] == "done":
         return
     with stage.writing() as facts:
+        if ranks.RANK:
+            return
         frame_scores, box_scores = (files.load_array(stage.folder / f"{kind}_scores.npy") for kind in ("frame", "box"))
         smooth = events.curve(frame_scores, dataset.spans, cfg.window_size)
         limit = events.threshold(smooth, cfg.event_z, cfg.event_share)
@@ -166,7 +173,9 @@ def report(content, results):
         print(f"frame AUROC {content['auroc']:.2%}   EER {content['eer']:.2%}   "
               f"average precision {content['average_precision']:.2%}   "
               f"(AUROC without smoothing {content['auroc_unsmoothed']:.2%})")
-        print("\n".join(protocols.lines(content["protocols"])))
+        print("\n".join(protocols.lines(content["protocols"], brief=True)))
+        scores, labels = (files.load_array(results / name) for name in ("frame_scores.npy", "labels.npy"))
+        print("".join(f"{line}\n" for line in alignment.hints(inputs.of_results(content, scores, labels))), end="")
     found = files.load_json(results / "events.json")
     print(f"{found['count']:,} event{'' if found['count'] == 1 else 's'} above {found['threshold']:.2f} ({found['rule']}): "
           f"{results}/events.csv"

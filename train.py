@@ -34,8 +34,9 @@ from utils import ranks, stages
 from utils.boxes import Boxes
 from utils.config import parse_config
 from utils.cubes import BlockCubes, Cubes
+from utils.device import device_of, precision_of, use_threads, warn_of_busy_cores
 from utils.errors import UserError
-from utils.run import Clock, device_of, finishing, precision_of, progress, run, use_threads, warn_of_busy_cores
+from utils.run import Clock, finishing, progress, run
 
 
 def main():

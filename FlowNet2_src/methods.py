@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from utils import files
+from utils.device import device_of
 from utils.errors import UserError
-from utils.run import device_of
 
 WIDTH, HEIGHT = 512, 384  # what frames are resized to
 FLOWNET2_WEIGHTS = Path(__file__).resolve().parent / "pretrained" / "FlowNet2_checkpoint.pth.tar"

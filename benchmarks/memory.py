@@ -23,7 +23,7 @@ import torch
 from models.cae import ReconCAE
 from utils.config import SUITE, parse_config
 from utils.cubes import Batch, BlockCubes, Cubes, score
-from utils.run import precision_of
+from utils.device import precision_of
 
 SIZES = (10_000, 1_200_000)
 

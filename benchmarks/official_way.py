@@ -27,7 +27,7 @@ from models.spr import self_paced_weights, weighted_loss
 from utils import datasets, files, metrics, record
 from utils.config import SUITE, parse_config
 from utils.cubes import BlockCubes, Cubes
-from utils.run import precision_of
+from utils.device import precision_of
 from utils.stc import crop
 
 

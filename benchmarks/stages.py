@@ -42,7 +42,7 @@ from models.spr import self_paced_weights, weighted_loss
 from utils import datasets, files, frames, metrics, record
 from utils.config import SUITE, dataset_of, parse_config
 from utils.cubes import BlockCubes, Cubes
-from utils.run import precision_of, workers
+from utils.device import precision_of, workers
 from utils.stc import crops
 
 CUBES = 2560  # that training and scoring take: ten batches of 256

@@ -152,7 +152,7 @@ def preprocess(image, scale):
 
 
 def decode(maps, scale_factor, min_objectness=0.005, min_class=0.05, candidates=1000, iou=0.45, keep=100):
-    """Raw maps of one image -> boxes (n, 4) float32 x1 y1 x2 y2, scores (n,) float32, labels (n,) int64; n <= keep.
+    """Raw maps of one image -> boxes (n, 4) x1 y1 x2 y2, scores (n,), labels (n,) int64; n <= keep; in float32 or float64.
 
     `maps` are the three (255, h, w) tensors of the network, `scale_factor` the (x, y) of `preprocess`. Boxes are in
     pixels of the original image and may reach beyond it; scores fall. A place gives one candidate per class whose
@@ -163,7 +163,8 @@ def decode(maps, scale_factor, min_objectness=0.005, min_class=0.05, candidates=
 
     boxes, objectness, classes = [], [], []
     for level, stride, anchors in zip(maps, STRIDES, ANCHORS):
-        t = level.float().unflatten(0, (3, 5 + CLASSES)).permute(2, 3, 0, 1)  # (h, w, 3, 85)
+        exact = level.to(torch.promote_types(level.dtype, torch.float32))
+        t = exact.unflatten(0, (3, 5 + CLASSES)).permute(2, 3, 0, 1)  # (h, w, 3, 85)
         y, x, anchor = (t[..., 4].sigmoid() >= min_objectness).nonzero(as_tuple=True)
         t = t[y, x, anchor]  # (n, 85)
         centre = (torch.stack((x, y), dim=1) + 0.5) * stride + (t[:, :2].sigmoid() - 0.5) * stride  # (n, 2)
@@ -186,10 +187,10 @@ def decode(maps, scale_factor, min_objectness=0.005, min_class=0.05, candidates=
 def detect_batch(model, images, scale):
     """Images, each (H, W, 3) uint8 BGR and all of one size -> list of (boxes, scores, labels), one for each.
 
-    numpy arrays: boxes (n, 4) float32 x1 y1 x2 y2 in the image's pixels, scores (n,) float32, labels (n,) int64.
+    numpy arrays: boxes (n, 4) x1 y1 x2 y2 in the image's pixels, scores (n,), labels (n,) int64; numbers as in `decode`.
     """
     inputs, factors, _ = zip(*(preprocess(image, scale) for image in images))  # B x (3, H', W'), B x (x, y)
-    maps = model(torch.stack(inputs).to(next(model.parameters()).device))  # 3 x (B, 255, h, w)
+    maps = model(torch.stack(inputs).to(next(model.parameters())))  # 3 x (B, 255, h, w)
     results = (decode(one, factor) for one, factor in zip(zip(*maps), factors))
     return [tuple(part.cpu().numpy() for part in result) for result in results]
 

@@ -39,6 +39,9 @@ class Models(NamedTuple):
         return [self.recipe["id"], [[number, *block.mean, *block.std] for number, block in self.blocks.items()]]
 
 
+NO_MODELS = Models({}, (1, 1), "fp32", {"id": None, "settings": {}, "input": {}}, None)
+
+
 def load_models(path):
     """The trained blocks in a folder written by train.py, or in an official D_model.npy with its scores beside it.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import copied, run_script
+from conftest import copied, rounding, run_script
 from test_pipeline import SMALL, STAGES
 from trees import ucsd_tree
 
@@ -75,6 +75,7 @@ def test_boxes_to_coco_and_back(tree):
     np.testing.assert_array_equal(np.load("back.npy"), np.load(ours))
 
 
+@pytest.mark.numeric
 def test_our_models_to_official_files_and_back(tree):
     convert("model", "data/UCSDped2/test", "UCSDped2_model.npy")
     states = load_torch_arrays("UCSDped2_model.npy")
@@ -89,9 +90,12 @@ def test_our_models_to_official_files_and_back(tree):
         state, other = block.model.state_dict(), back.blocks[number].model.state_dict()
         assert state.keys() == other.keys() and all(torch.equal(state[name], other[name]) for name in state)
     before = np.load("results/UCSDped2/test/box_scores.npy")
+    # Computed anew in other batches. A loss is off by twice what an output is, which is up to twice as large as the typical
+    # difference; in a z-score that is mean / std times as much.
+    limit = 4 * max(rounding(block.model.raw_ae) * (block.mean / block.std).max() for block in ours.blocks.values())
     for model in ("UCSDped2_model.npy", "data/UCSDped2/official"):
         run_script("test.py", "--dataset_name", "UCSDped2", "--use_flow", "true", "--model", model, "--results_dir", "other")
-        np.testing.assert_allclose(np.load("other/UCSDped2/test/box_scores.npy"), before, atol=2e-4)
+        np.testing.assert_allclose(np.load("other/UCSDped2/test/box_scores.npy"), before, rtol=0, atol=limit)
 
 
 @pytest.mark.parametrize("name", ["UCSDped1", "UCSDped2"])

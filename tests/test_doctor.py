@@ -13,7 +13,7 @@ import torch
 from conftest import SMALL, STAGES, SUITE, run_script
 
 from tools import rates
-from utils import record, run
+from utils import device, record
 
 NAME = ["--dataset_name", "UCSDped2"]
 WORDS = [*NAME, "--flow_method", "dis", "--detector", "none", "--min_area", "100", *SMALL, "--score_every", "1"]
@@ -144,15 +144,15 @@ def test_through_the_pipeline(copy):
     (3, None, "1", 3), (0, None, "1", 2), (0, "1", "1", 5), (-1, "1", "1", 4), (-1, None, "2", 2), (-1, None, "8", 1)])
 def test_threads(monkeypatch, count, given, ranks, expected):
     before = torch.get_num_threads()
-    monkeypatch.setattr(run, "cores", lambda: 2)
-    monkeypatch.setattr(run, "free_cores", lambda: 4)
+    monkeypatch.setattr(device, "cores", lambda: 2)
+    monkeypatch.setattr(device, "free_cores", lambda: 4)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
     monkeypatch.delenv("OMP_NUM_THREADS")
     if given:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
     try:
         torch.set_num_threads(5)
-        run.use_threads(count)
+        device.use_threads(count)
         assert torch.get_num_threads() == expected
     finally:
         torch.set_num_threads(before)
@@ -161,7 +161,7 @@ def test_threads(monkeypatch, count, given, ranks, expected):
 def test_cores_are_those_that_are_free():
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        assert 1 <= run.free_cores() <= run.cores() <= os.cpu_count()
+        assert 1 <= device.free_cores() <= device.cores() <= os.cpu_count()
     finally:
         busy.kill()
-    assert np.isfinite(run.free_cores(0.05))
+    assert np.isfinite(device.free_cores(0.05))

@@ -19,7 +19,7 @@ from tools import download_weights
 from tools.download_weights import WEIGHTS, Weights, fetch, main, verify
 from utils import download
 from utils.errors import UserError
-from utils.run import locked
+from utils.locks import locked
 
 CONTENT = b"weights:" + bytes(range(256)) * 1500  # more than one block
 HALF = len(CONTENT) // 2

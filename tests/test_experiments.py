@@ -38,6 +38,7 @@ def test_protocols_of_a_run(copy):
         ("Test001", "14", "7"), ("Test002", "14", "7")]
 
 
+@pytest.mark.numeric
 def test_epoch_by_epoch(copy):
     found = outcome("UCSDped2", "test")
     run_script("tools.evaluate", "UCSDped2", "test", "--training")
@@ -71,7 +72,9 @@ def test_scores_of_another_method(copy):
         np.savetxt(f"theirs/{name}.txt", part, fmt="%.9g")
     for path in ("theirs.npy", "theirs"):
         done = run_script("tools.evaluate", "UCSDped2", "--scores", path).stdout
-        assert "micro, no smoothing" in own and own.split("\nwrote")[0] in done
+        assert "micro, no smoothing" in own and "scores are -20, which stands for frames without boxes" in done
+        for line in own.split("\nwrote")[0].splitlines():  # but for the error of 0, which the other method does not tell
+            assert line in done or re.search("HF2-VAD|Jigsaw-VAD|CKNN", line)
     boxes, box_scores = np.load("data/UCSDped2/test/bboxes.npy"), np.load(RESULTS / "box_scores.npy")
     np.save("boxes.npy", np.column_stack([boxes, box_scores])[::-1])
     mine = run_script("tools.evaluate", "UCSDped2", "--masks").stdout
@@ -133,6 +136,7 @@ def model(path="data/UCSDped2/test/model_0_0.pt"):
     return torch.load(path, weights_only=True)
 
 
+@pytest.mark.numeric
 def test_ending_a_training_in_other_ways(copy):
     train = ["train.py", "--dataset_name", "UCSDped2", *SMALL, "--epochs", "5", "--score_every", "1"]
     run_script(*train, "--keep_epochs", "3")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -66,6 +67,7 @@ def test_everything_is_skipped_the_second_time_and_redone_when_asked_otherwise(c
     assert "made from other boxes" in stale.stderr and "extract_stc.py" in stale.stderr
 
 
+@pytest.mark.numeric
 def test_two_runs_give_the_same_bytes(copy):
     first = open("results/UCSDped2/test/box_scores.npy", "rb").read()
     shutil.rmtree("data")
@@ -78,6 +80,7 @@ def test_two_runs_give_the_same_bytes(copy):
     assert outcome("UCSDped2", "test")["seed"] == 1
 
 
+@pytest.mark.numeric
 def test_a_killed_training_goes_on_and_ends_in_the_same_bytes(copy):
     words = [*SMALL, "--epochs", "6", "--score_every", "2"]
     run_script("train.py", "--dataset_name", "UCSDped2", *words)
@@ -187,6 +190,7 @@ def test_trials_take_part_of_the_frames_with_one_meaning_in_all_stages(copy):
     assert "frame_step 3, now 1" in other.stderr
 
 
+@pytest.mark.numeric
 def test_windows_of_a_trial_reach_the_true_neighbours(copy):
     whole = np.load("data/UCSDped2/test/stc_raw.npy")
     frame = np.load("data/UCSDped2/test/bboxes.npy")[:, 0]
@@ -270,3 +274,32 @@ def test_run_pipeline_skips_what_is_done_and_passes_exit_codes_on(copy):
     assert done.stdout.count("done with the same settings and input") == 4 and "frame AUROC" in done.stdout
     failed = subprocess.run([*command, "--videos", "9"], capture_output=True, text=True)
     assert failed.returncode == 2 and "there is no video 9" in failed.stderr and "Traceback" not in failed.stderr
+
+
+def test_a_stage_is_replaced_by_writing_its_file(copy):
+    """Boxes, cubes and scores made by a program of the user's, in folders without records of ours."""
+    data, results = Path("data/UCSDped2/test"), Path("results/UCSDped2/test")
+    boxes, cubes, scores = (np.load(path) for path in (data / "bboxes.npy", data / "stc_raw.npy", results / "box_scores.npy"))
+    shutil.rmtree("data"), shutil.rmtree("results")
+    data.mkdir(parents=True), results.mkdir(parents=True)
+    np.save(data / "bboxes.npy", boxes[::2])
+    done = run_script("extract_bbox.py", "--dataset_name", "UCSDped2", "--min_area", "9")  # whatever is asked for
+    assert f"wrote {data}/bboxes.npy" not in done.stdout and "yours" in done.stdout
+    assert "yours" in run_script("extract_bbox.py", "--dataset_name", "UCSDped2").stdout
+    np.save(data / "stc_raw.npy", 255 - cubes)
+    refused = run_script("extract_stc.py", "--dataset_name", "UCSDped2", rc=2)
+    assert f"not the {len(boxes[::2])} cubes" in refused.stderr
+    np.save(data / "stc_raw.npy", 255 - cubes[::2])
+    run_script("extract_stc.py", "--dataset_name", "UCSDped2")
+    np.testing.assert_array_equal(np.load(data / "stc_raw.npy"), 255 - cubes[::2])
+    np.save(results / "box_scores.npy", scores[::2])
+    run_script("test.py", "--dataset_name", "UCSDped2")  # without models
+    assert outcome("UCSDped2", "test")["auroc"] is not None and outcome("UCSDped2", "test")["cubes"] == len(boxes[::2])
+    assert "yours" in run_script("test.py", "--dataset_name", "UCSDped2").stdout
+    np.save(data / "bboxes.npy", boxes)
+    changed = run_script("extract_bbox.py", "--dataset_name", "UCSDped2", rc=2)
+    assert "is another array" in changed.stderr and "remove data/UCSDped2/test/boxes.json" in changed.stderr
+    (data / "boxes.json").unlink()
+    run_script("extract_bbox.py", "--dataset_name", "UCSDped2")
+    other = run_script("extract_stc.py", "--dataset_name", "UCSDped2", rc=2)
+    assert "made by you for other input" in other.stderr

@@ -5,6 +5,8 @@ import pytest
 
 from utils.metrics import evaluate, frame_scores, moving_average, normalise, official_results
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def data(golden):
@@ -14,20 +16,18 @@ def data(golden):
 def test_frame_scores(data):
     boxes = np.column_stack([data["frame_of_box"], data["boxes"]])
     scores = frame_scores(data["box_scores"], boxes, len(data["labels"]), (240, 360))
-    np.testing.assert_allclose(scores, data["frame_scores"], atol=1e-6)
+    np.testing.assert_array_equal(scores, data["frame_scores"])
 
 
 @pytest.mark.parametrize("window_size", [1, 5, 10])
 def test_smoothing_and_figures(data, window_size):
+    """All in float64, on both sides; a sum of 10 scores may come in any order."""
     smooth = moving_average(data["frame_scores"], window_size)
-    np.testing.assert_allclose(smooth, data[f"smooth_{window_size}"], atol=1e-6)
+    np.testing.assert_allclose(smooth, data[f"smooth_{window_size}"], rtol=0, atol=1e-13)
     auroc, eer, _, pr_auc_norm, pr_auc_anom = data[f"auc_{window_size}"]
-    found = evaluate(smooth, data["labels"])
-    assert found["auroc"] == pytest.approx(auroc, abs=1e-6)
-    assert found["eer"] == pytest.approx(eer, abs=1e-6)
-    official = official_results(smooth, data["labels"])
-    assert official["pr_auc_norm"] == pytest.approx(pr_auc_norm, abs=1e-6)
-    assert official["pr_auc_anom"] == pytest.approx(pr_auc_anom, abs=1e-6)
+    found, official = evaluate(smooth, data["labels"]), official_results(smooth, data["labels"])
+    figures = [found["auroc"], found["eer"], official["pr_auc_norm"], official["pr_auc_anom"]]
+    np.testing.assert_allclose(figures, [auroc, eer, pr_auc_norm, pr_auc_anom], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("length", [1, 4, 9, 10, 11, 25])
@@ -44,7 +44,21 @@ def test_one_class_alone_has_no_figures():
 
 def test_one_class_alone_has_every_figure_as_none():
     for labels in (np.zeros(4, int), np.ones(4, int)):
-        assert evaluate(np.arange(4.0), labels) == {"auroc": None, "eer": None, "average_precision": None}
+        assert evaluate(np.arange(4.0), labels) == {"auroc": None, "eer": None, "average_precision": None, "pr_auc": None}
+
+
+def test_figures_of_ties_and_constant_scores_by_hand():
+    labels = np.array([0, 0, 1, 1])
+    for official, eer in ((True, 0), (False, 0.5)):  # the official code takes the first of equally near thresholds
+        found = evaluate(np.full(4, 0.7), labels, official)
+        assert (found["auroc"], found["eer"], found["average_precision"]) == (0.5, eer, 0.5)
+    # thresholds 3, 2, 1, 0: precision 1, 1/2, 2/3, 1/2 at recall 1/2, 1/2, 1, 1; the curve starts at precision 1
+    found = evaluate(np.array([0, 2, 1, 3.0]), labels, official=False)
+    assert found["auroc"] == 0.75 and found["eer"] == 0.5 and found["average_precision"] == pytest.approx(1 / 2 + 1 / 3)
+    assert found["pr_auc"] == pytest.approx((1 + 1) / 4 + (1 / 2 + 2 / 3) / 4)
+    # on a straight piece of the curve scikit-learn drops the point where the rates meet
+    steps, labels = np.array([5, 4, 4, 3, 3, 2, 2, 1.0]), np.array([1, 1, 0, 1, 0, 1, 0, 0])
+    assert evaluate(steps, labels, official=False)["eer"] == 0.375 != evaluate(steps, labels)["eer"]
 
 
 def test_official_results_by_name_with_normal_frames_first():

@@ -23,8 +23,9 @@ from fore_det.published import read_boxes
 from models.checkpoint import load_models, scores_file
 from utils import exchange, files, frames, record, stages
 from utils.config import MODES, dataset_of, parse_config
+from utils.device import workers
 from utils.errors import UserError
-from utils.run import progress, run, workers
+from utils.run import progress, run
 
 
 def main():

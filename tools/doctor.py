@@ -30,8 +30,9 @@ from utils import files, frames, labels, record, stages
 from utils.boxes import Boxes
 from utils.config import dataset_of, parse_config
 from utils.datasets import DATASETS
+from utils.device import cores, device_of, free_cores, use_threads, workers
 from utils.errors import UserError
-from utils.run import cores, device_of, free_cores, run, use_threads, versions, workers
+from utils.run import run, versions
 
 ASSUMED = 10  # boxes per frame, before there are any
 CANNOT = "cannot be done"
@@ -153,12 +154,13 @@ def look_at_flow(cfg, dataset, before):
 
 
 def look_at_boxes(cfg, dataset, before):
-    source = detector.source(cfg.boxes_from, cfg.detector, cfg.detector_weights, cfg.detector_scale,
-                             stages.input_of(stages.folder_of(cfg) / "boxes.json"))
+    source = functools.partial(detector.source, cfg.boxes_from, cfg.detector, cfg.detector_weights, cfg.detector_scale,
+                               stages.input_of(stages.folder_of(cfg) / "boxes.json"))
+    source()
     if before and stages.reads_flow(cfg):
         return after(cfg, "boxes", before, len(dataset.chosen))
     stage = stages.boxes(cfg, dataset, source)
-    begun = stages.resume_key_of(stage.part) == stage.resume_key
+    begun = record.resume_key_of(stage.part) == stage.resume_key
     left = sum(len(v.chosen) for v in dataset.videos if not (begun and (stage.part / f"{v.first:08d}.npy").is_file()))
     row = from_stage(stage, left)
     if row.state == "done" or cfg.boxes_from or cfg.detector == "none":

@@ -25,7 +25,8 @@ from typing import NamedTuple
 
 from utils.download import download, one_line
 from utils.errors import UserError
-from utils.run import SUITE, locked, run
+from utils.locks import locked
+from utils.run import SUITE, run
 
 DRIVE = "https://drive.google.com/"
 

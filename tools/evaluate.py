@@ -1,20 +1,22 @@
 """How sure is the number: every protocol's figures with their intervals, from saved scores, without frames or models.
 
     python -m tools.evaluate D MODE                     the scores in results/D/MODE
-    python -m tools.evaluate D MODE --scores FILE       any method's frame scores: one array of all frames, .npy or text, or
-                                                        a folder with one file per video; --boxes FILE adds its box scores,
-                                                        (N, 6) rows of frame x1 y1 x2 y2 score
-    python -m tools.evaluate D MODE --against OTHER     the same videos scored twice: is the difference more than chance?
-    python -m tools.evaluate D MODE --tracks FOLDER     RBDC and TBDC with region and track files, NAME.txt per testing video
-    python -m tools.evaluate D MODE --masks             the same with regions and tracks made from the pixel masks
-    python -m tools.evaluate D MODE --training          what refinement dropped, and the AUROC, epoch by epoch
+    python -m tools.evaluate D MODE --scores SCORES     any method's frame scores, with the labels of dataset D
+    python -m tools.evaluate --scores SCORES --labels LABELS     the same without a dataset: 0, 1, or -1 for frames left out
+    ... --against OTHER     the same videos scored twice, by results in a folder or SCORES: is the difference more than chance?
+    ... --tracks FOLDER     RBDC and TBDC with region and track files, NAME.txt per testing video; --masks: from pixel masks
+    ... --training          what refinement dropped, and the AUROC, epoch by epoch
+
+SCORES, LABELS: a folder with NAME.npy, .txt or .csv per video, an .npz archive of arrays by NAME, or one .npy, .txt or .csv
+of all frames in order of the videos' names (LABELS: with --lengths). Text has one number per line and no header.
 
 reads   results/D/MODE/frame_scores.npy, box_scores.npy, labels.npy, metrics.json; with --scores the dataset's labels
-writes  results/D/MODE/protocols.csv, videos.csv; with --training epochs.csv and training.png
+writes  results/D/MODE/protocols.csv, videos.csv; with --training epochs.csv and training.png; --out: all that is printed
 docs/EVALUATION.md says what each row means and which paper uses it. Intervals: 95%, by resampling whole videos.
 """
 
 import argparse
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,58 +26,92 @@ from utils import files, frames, metrics
 from utils.boxes import Boxes
 from utils.config import dataset_of, parse_config
 from utils.errors import UserError
-from utils.evaluation import bootstrap, epochs, plots, protocols, regions
+from utils.evaluation import alignment, bootstrap, epochs, inputs, plots, protocols, regions
 from utils.labels import read_labels, read_masks
 from utils.run import run
+from utils.settings import SETTINGS
 
 
 class Scored(NamedTuple):
     """A method's scores of the frames of a mode."""
 
-    frames: protocols.Frames
+    frames: inputs.Frames
     window_size: int  # the official smoothing's
-    boxes: np.ndarray  # (N, 5) frame x1 y1 x2 y2, sorted by frame, or None
-    box_scores: np.ndarray  # (N,) or None
+    boxes: np.ndarray = None  # (N, 5) frame x1 y1 x2 y2, sorted by frame
+    box_scores: np.ndarray = None  # (N,)
+    dataset: object = None
 
 
 def main():
+    args = arguments()
+    folder, results = (Path(root, args.dataset_name or "", args.mode) for root in (args.data_root_dir, args.results_dir))
+    if args.training:
+        return show_training(folder, results)
+    foreign = args.scores or args.against and not (args.against / "metrics.json").is_file()
+    truth = truth_of(args) if foreign or args.tracks or args.masks else None
+    scored = read_foreign(args, args.scores, truth) if args.scores else read_own(results, folder)
+    other = None
+    if args.against:
+        own = (args.against / "metrics.json").is_file()
+        other = read_own(args.against, None) if own else read_foreign(args, args.against, truth)
+        require_same(scored, other, args.against)
+    made = {"scores": str(args.scores or results), "protocols": protocols.table(scored.frames, scored.window_size),
+            "videos": of_videos(scored), "hints": alignment.hints(scored.frames)}
+    print("\n".join([*protocols.lines(made["protocols"]), *video_lines(made["videos"]), *made["hints"]]))
+    if args.tracks or args.masks:
+        made["regions"] = show_regions(scored, truth.dataset, args.tracks)
+    if other:
+        made |= {"against": str(args.against), "differences": compare(scored, other, args.against)}
+    if not args.scores:
+        columns = made["protocols"][0]
+        files.save_csv(results / "protocols.csv", [{key: row.get(key, "") for key in columns} for row in made["protocols"]])
+        files.save_csv(results / "videos.csv", made["videos"])
+        print(f"wrote {results / 'protocols.csv'}, videos.csv")
+    if args.out:
+        files.save_json(args.out, json.loads(json.dumps(made), parse_constant=lambda nan: None))
+        print(f"wrote {args.out}")
+
+
+def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset_name", metavar="D")
+    parser.add_argument("dataset_name", metavar="D", nargs="?")
     parser.add_argument("mode", metavar="MODE", nargs="?", default="test", choices=("test", "merge", "train"),
                         help="test (default), merge or train")
-    parser.add_argument("--scores", metavar="FILE", type=Path, help="frame scores of another method")
-    parser.add_argument("--boxes", metavar="FILE", type=Path, help="its box scores")
+    parser.add_argument("--scores", type=Path, help="frame scores of another method, higher for more abnormal")
+    parser.add_argument("--labels", type=Path, help="frame labels, in place of a dataset's")
+    parser.add_argument("--lengths", metavar="180,150", help="each video's frames (or a file of them), for LABELS in one array")
+    parser.add_argument("--videos", metavar="NAME,NAME", help="only these of the videos that have labels")
+    parser.add_argument("--repeat", metavar="K", type=int, default=1, help="scores are of clips of K frames")
+    parser.add_argument("--boxes", type=Path, help="box scores of the same method: a .npy of (N, 6) rows of frame (from 0, "
+                        "through all videos), x1, y1, x2, y2, score")
     parser.add_argument("--against", metavar="OTHER", type=Path, help="a folder of results, or frame scores as for --scores")
     parser.add_argument("--tracks", metavar="FOLDER", type=Path, help="true regions and tracks, for RBDC and TBDC")
     parser.add_argument("--masks", action="store_true", help="make regions and tracks from the pixel masks")
     parser.add_argument("--training", action="store_true", help="epoch by epoch")
+    parser.add_argument("--out", metavar="FILE.json", type=Path, help="write all figures there, with all digits")
     parser.add_argument("--data_root_dir", default="data", help="folder of boxes, cubes and models (default: data)")
     parser.add_argument("--results_dir", default="results", help="folder of scores and figures (default: results)")
     args = parser.parse_args()
-    folder, results = (Path(root, args.dataset_name, args.mode) for root in (args.data_root_dir, args.results_dir))
-    dataset = None
-    if args.scores or args.tracks or args.masks or (args.against and not (args.against / "metrics.json").is_file()):
-        cfg = parse_config("", ["--dataset_name", args.dataset_name, "--mode", args.mode])
-        dataset = dataset_of(cfg)
-    scored = read_foreign(args.scores, args.boxes, dataset, cfg.window_size) if args.scores else read_own(results, folder)
-    if args.training:
-        return show_training(folder, results)
-    other = None
-    if args.against:
-        own = (args.against / "metrics.json").is_file()
-        other = read_own(args.against, None) if own else read_foreign(args.against, None, dataset, cfg.window_size)
-        require_same(scored, other, args.against)
-    rows = protocols.table(scored.frames, scored.window_size)
-    videos = of_videos(scored)
-    print("\n".join([*protocols.lines(rows), "", *video_lines(videos)]))
-    if args.tracks or args.masks:
-        show_regions(scored, dataset, args.tracks)
-    if other:
-        compare(scored, other, args.against)
-    if not args.scores:
-        files.save_csv(results / "protocols.csv", [{key: row.get(key, "") for key in rows[0]} for row in rows])
-        files.save_csv(results / "videos.csv", videos)
-        print(f"wrote {results / 'protocols.csv'}, videos.csv")
+    if bool(args.dataset_name) == bool(args.labels) or args.labels and not args.scores:
+        raise UserError("give a dataset D, or --scores and --labels without one")
+    if args.labels and (args.tracks or args.masks or args.training):
+        raise UserError("--tracks, --masks and --training need a dataset D")
+    foreign = args.videos or args.boxes or args.repeat != 1
+    if foreign and not args.scores or args.lengths and not args.labels or args.repeat < 1:
+        raise UserError("--videos, --repeat (1 or more) and --boxes go with --scores, --lengths with --labels")
+    return args
+
+
+def truth_of(args):
+    """The frames that scores are wanted for, with their labels: a Scored without scores. Raises UserError if there are none."""
+    if args.labels:
+        return Scored(inputs.labelled(args.labels, args.lengths, inputs.listed(args.scores)), SETTINGS["window_size"].default)
+    cfg = parse_config("", ["--dataset_name", args.dataset_name, "--mode", args.mode])
+    dataset = dataset_of(cfg)
+    labels, source = read_labels(dataset, [frames.size_of(video) for video in dataset.videos])
+    if labels is None or labels.all() or not labels.any():
+        raise UserError(f"{dataset.name}: no frame labels of both classes ({source}), so there are no figures")
+    return Scored(inputs.of_dataset(dataset, np.zeros(len(labels)), labels), cfg.window_size, dataset=dataset)
 
 
 def read_own(results, folder):
@@ -87,76 +123,47 @@ def read_own(results, folder):
         raise UserError(f"{results}: has no labels of both classes ({made['labels']}), so there are no figures")
     scores, labels = (files.load_array(results / name) for name in ("frame_scores.npy", "labels.npy"))
     boxes = folder and Boxes.load(folder).rows
-    return Scored(protocols.of_results(made, scores, labels), made["settings"]["window_size"], boxes,
+    return Scored(inputs.of_results(made, scores, labels), made["settings"]["window_size"], boxes,
                   files.load_array(results / "box_scores.npy"))
 
 
-def read_foreign(path, boxes_path, dataset, window_size):
-    """Another method's scores, with the dataset's own labels. Raises UserError where they do not fit the frames."""
-    labels, source = read_labels(dataset, [frames.size_of(video) for video in dataset.videos])
-    if labels is None or labels.all() or not labels.any():
-        raise UserError(f"{dataset.name}: no frame labels of both classes ({source}), so there are no figures")
-    if path.is_dir():
-        found = [next((f for end in (".npy", ".txt", ".csv") if (f := path / (video.name + end)).is_file()), None)
-                 for video in dataset.videos]
-        parts = []
-        for video, file in zip(dataset.videos, found):
-            if file is None:
-                raise UserError(f"{path}: no scores of video {video.name} (looked for {video.name}.npy, .txt, .csv)")
-            parts.append(numbers(file))
-            if len(parts[-1]) != len(video):
-                raise UserError(f"{file}: has {len(parts[-1])} scores, video {video.name} has {len(video)} frames")
-        scores = np.concatenate(parts)
-    else:
-        scores = numbers(path)
-    if scores.shape != labels.shape:
-        raise UserError(f"{path}: has {scores.size:,} scores, {dataset.name} has {len(labels):,} frames in this mode")
-    boxes = box_scores = None
-    if boxes_path:
-        rows = files.load_array(boxes_path)
-        if rows.ndim != 2 or rows.shape[1] != 6 or not np.isfinite(rows).all():
-            raise UserError(f"{boxes_path}: must be (N, 6) rows of frame x1 y1 x2 y2 score, is {rows.shape}")
-        rows = rows[np.argsort(rows[:, 0], kind="stable")]
-        if len(rows) and not 0 <= rows[0, 0] <= rows[-1, 0] < len(labels):
-            raise UserError(f"{boxes_path}: names frames outside 0 to {len(labels) - 1}")
-        boxes, box_scores = rows[:, :5], rows[:, 5]
-    return Scored(protocols.of_dataset(dataset, scores, labels), window_size, boxes, box_scores)
-
-
-def numbers(path):
-    """The vector in a .npy or text file. Raises UserError if it holds none."""
-    try:
-        found = files.load_array(path) if path.suffix == ".npy" else np.loadtxt(path, delimiter=",", ndmin=1)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: holds no column of numbers: wanted is one score per line, without a header, of all "
-                        f"frames in order of the videos ({error})") from None
-    if found.ndim != 1 or not np.issubdtype(found.dtype, np.number) or not np.isfinite(found).all():
-        raise UserError(f"{path}: must hold one finite score per frame, is {found.shape} of {found.dtype}")
-    return found
+def read_foreign(args, path, truth):
+    """Another method's scores at `path`. Raises UserError where they do not fit the frames, or no figure comes of them."""
+    of = truth.dataset.name if truth.dataset else str(args.labels)
+    found = inputs.scored(truth.frames, path, of, args.repeat, args.videos and args.videos.split(","))
+    if not {0, 1} <= set(found.labels.astype(int)):
+        raise UserError(f"--videos {args.videos}: have labels of one class alone, so there are no figures")
+    if count := np.count_nonzero(found.scores == metrics.NO_BOX):
+        print(f"note: {path}: {count:,} scores are {metrics.NO_BOX:g}, which stands for frames without boxes; rows 'as X' give "
+              "those another one")
+    if not args.boxes or path != args.scores:
+        return truth._replace(frames=found)
+    rows = files.load_array(args.boxes)
+    if rows.ndim != 2 or rows.shape[1] != 6 or not np.isfinite(rows).all():
+        raise UserError(f"{args.boxes}: must be (N, 6) rows of frame x1 y1 x2 y2 score, is {rows.shape}")
+    rows = rows[np.argsort(rows[:, 0], kind="stable")]
+    if len(rows) and not 0 <= rows[0, 0] <= rows[-1, 0] < len(truth.frames.labels):
+        raise UserError(f"{args.boxes}: names frames outside 0 to {len(truth.frames.labels) - 1}")
+    return truth._replace(frames=found, boxes=rows[:, :5], box_scores=rows[:, 5])
 
 
 def of_videos(scored):
     """A row per video: its frames, and its own AUROC with the official smoothing ("" where it has one class alone)."""
-    smooth = protocols.box_across(scored.frames, scored.window_size)
-    abnormal = [int(part.sum()) for part in smooth.split(smooth.labels)]
-    aurocs = protocols.video_aurocs(smooth)
-    return [{"video": name, "frames": int(count), "abnormal": bad, "auroc": "" if np.isnan(auroc) else float(auroc)}
-            for name, count, bad, auroc in zip(smooth.names, smooth.counts, abnormal, aurocs)]
+    smooth = protocols.official(scored.frames, scored.window_size)
+    parts = zip(smooth.names, smooth.split(smooth.labels), protocols.video_aurocs(smooth).tolist())
+    return [{"video": name, "frames": len(labels), "abnormal": int(labels.sum()), "auroc": "" if np.isnan(auroc) else auroc}
+            for name, labels, auroc in parts]
 
 
 def video_lines(videos):
-    """The videos as text; those of one class are only counted where there are many."""
-    shown = [row for row in videos if row["auroc"] != "" or len(videos) <= 40]
-    texts = [f"{row['auroc']:.2%}" if row["auroc"] != "" else f"all {'abnormal' if row['abnormal'] else 'normal'}"
-             for row in shown]
-    return ["each video by itself, official smoothing:",
-            *(f"  {row['video']:20} {row['abnormal']:5,} of {row['frames']:5,} abnormal   {text}"
-              for row, text in zip(shown, texts)),
-            *([f"  and {len(videos) - len(shown)} videos of one class"] if len(shown) < len(videos) else [])]
+    """The videos as text."""
+    return ["", "each video by itself, official smoothing:", *(
+        f"  {row['video']:20} {row['abnormal']:5,} of {row['frames']:5,} abnormal   " + (
+            f"{row['auroc']:.2%}" if row["auroc"] != "" else "one class alone") for row in videos)]
 
 
 def show_regions(scored, dataset, folder):
-    """Prints RBDC and TBDC over the testing videos."""
+    """Prints RBDC and TBDC over the testing videos, and returns them."""
     videos = [video for video in dataset.videos if video.testing]
     if scored.boxes is None:
         raise UserError("RBDC and TBDC need box scores: give them with --boxes")
@@ -176,6 +183,7 @@ def show_regions(scored, dataset, folder):
     print(f"\n{len(found.boxes):,} regions in {found.track.max(initial=-1) + 1:,} tracks ({kind})")
     for name in ("rbdc", "tbdc"):
         print(f"{name.upper() + (' ' if folder else ' from masks ')}{protocols.figure(result, name, f'{name}_')}")
+    return {"source": kind, **result}
 
 
 def require_same(scored, other, path):
@@ -187,22 +195,25 @@ def require_same(scored, other, path):
 
 
 def compare(scored, other, path):
-    """Prints a paired bootstrap of two score files of the same frames: every resample of videos scores both."""
-    mine, theirs = scored.frames, other.frames
-    drawn = bootstrap.resamples(len(mine.counts))
-    print(f"\nagainst {path}: first less second, over {len(drawn):,} resamples of the {len(mine.counts)} videos")
+    """Prints a paired bootstrap of two score files of the same frames, every resample of videos scoring both; returns rows."""
+    count, rows = len(scored.frames.counts), []
+    drawn = bootstrap.resamples(count)
+    print(f"\nagainst {path}: first less second, over {len(drawn):,} resamples of the {count} videos")
     for size in dict.fromkeys((scored.window_size, 1)):
-        pair = [protocols.box_across(frames, size) for frames in (mine, theirs)]
-        once = [list(metrics.evaluate(one.scores, one.labels).values()) for one in pair]
+        pair = [protocols.official(one.frames, size) for one in (scored, other)]
+        once = [list(metrics.evaluate(one.scores, one.labels, official=False).values()) for one in pair]
         many = [bootstrap.resampled_figures(one.scores, one.labels, one.video, drawn) for one in pair]
         words = f"average of {size}" if size > 1 else "no smoothing"
         for column, (name, sign) in enumerate((("AUROC", 1), ("EER", -1), ("average precision", 1))):
             a, b = once[0][column], once[1][column]
             difference = (many[0] - many[1])[:, column]
-            low, high = np.clip(bootstrap.interval(a - b, difference, len(mine.counts), share=False), -1, 1)
-            better = np.mean(sign * difference[np.isfinite(difference)] > 0)
+            low, high = np.clip(bootstrap.interval(a - b, difference, count, share=False), -1, 1).tolist()
+            better = float(np.mean(sign * difference[np.isfinite(difference)] > 0))
             print(f"{words + ', ' + name:31}: {a:7.2%} and {b:7.2%}, difference {a - b:+.2%} [{low:+.2%}, {high:+.2%}], "
                   f"first better in {better:.0%} of them")
+            rows.append({"figure": f"{words}, {name}", "first": a, "second": b, "difference": a - b, "low": low, "high": high,
+                         "first_better": better})
+    return rows
 
 
 def show_training(folder, results):

@@ -16,9 +16,11 @@ import numpy as np
 
 from tools.pages import pictures, results, summary
 from utils import frames
+from utils.device import workers
 from utils.errors import UserError
 from utils.evaluation import events
-from utils.run import Clock, locked, progress, run, workers
+from utils.locks import locked
+from utils.run import Clock, progress, run
 
 CODECS = (("VP90", ".webm"), ("avc1", ".mp4"), ("AV01", ".webm"))
 PANEL = 120  # height of the curve, in px

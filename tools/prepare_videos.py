@@ -39,8 +39,9 @@ from fore_det import detector
 from utils import datasets, files, frames, names, text
 from utils.errors import UserError
 from utils.evaluation.events import runs
+from utils.locks import locked
 from utils.ranges import abnormal, read_ranges
-from utils.run import locked, progress, run
+from utils.run import progress, run
 from utils.sources import find, with_names
 
 
@@ -68,8 +69,8 @@ def main():
     with locked(datasets.RAW):
         write(root, sources, plans, ranges)
     settings = rule([plan.size for plan in plans])
-    with files.whole(config) as part:
-        part.write_text(settings, encoding="utf-8")
+    with files.whole(config) as file:
+        file.write(settings.encode())
     tell(args, root, config, sources, plans, settings)
 
 
@@ -150,8 +151,8 @@ def extract(source, plan, place):
         for k, frame in enumerate(frames.load(video, plan.kept, 2), 1):
             if frame.shape[:2] != plan.size:
                 frame = cv2.resize(frame, plan.size[::-1], interpolation=cv2.INTER_AREA)
-            with files.whole(place / f"{k:06d}.jpg") as part:
-                part.write_bytes(cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+            with files.whole(place / f"{k:06d}.jpg") as file:
+                file.write(cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
             bar.update()
 
 

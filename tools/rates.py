@@ -10,7 +10,7 @@ import numpy as np
 from fore_det import detector
 from fore_det.boxes import moving
 from utils import files, frames
-from utils.run import cores, precision_of, workers
+from utils.device import cores, precision_of, workers
 from utils.stc import crops
 
 

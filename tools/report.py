@@ -19,9 +19,11 @@ from tools.pages import pictures, results, summary
 from utils import files, frames, metrics, record
 from utils.config import SUITE
 from utils.cubes import Cubes
+from utils.device import device_of, precision_of, workers
 from utils.errors import UserError
 from utils.evaluation import events
-from utils.run import Clock, device_of, locked, precision_of, progress, run, workers
+from utils.locks import locked
+from utils.run import Clock, progress, run
 
 TEMPLATE = SUITE / "tools" / "report.html"
 STEP = 5  # at least every fifth frame gets a picture, or the videos are split over several files
@@ -183,8 +185,8 @@ def content(res, v, frames_shown, cubes_shown):
 
 def save(path, text):
     """Writes a page, whole or not at all."""
-    with files.whole(path) as part:
-        part.write_text(text, encoding="utf-8")
+    with files.whole(path) as file:
+        file.write(text.encode())
 
 
 if __name__ == "__main__":

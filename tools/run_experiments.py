@@ -30,8 +30,9 @@ from utils import files, record
 from utils.config import SUITE, flow_is_read, parse_config, stage_settings, stage_takes
 from utils.datasets import RAW
 from utils.errors import UserError
-from utils.evaluation import bootstrap, epochs, protocols
-from utils.run import locked, run, run_stage
+from utils.evaluation import bootstrap, epochs, inputs, protocols
+from utils.locks import locked
+from utils.run import run, run_stage
 from utils.settings import SETTINGS
 
 SHARED = ("bboxes.npy", "boxes.json", "stc_raw.npy", "stc_of.npy", "cubes.json")
@@ -181,8 +182,8 @@ def write_table(out, experiment, rows):
             "lowest of the last 6 epochs, mean over the seeds.", "",
             "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads),
             *("| " + " | ".join(str(value) for value in line.values()) + " |" for line in lines), ""]
-    with files.whole(out / "table.md") as part:
-        part.write_text("\n".join(text), encoding="utf-8")
+    with files.whole(out / "table.md") as file:
+        file.write("\n".join(text).encode())
     print("\n".join(text[2:]))
     print(f"wrote {out / 'table.md'}, table.csv")
 
@@ -217,8 +218,8 @@ def over_videos(done, auroc):
     drawn, aurocs = bootstrap.resamples(videos), []
     for found in done:
         scores, labels = (files.load_array(found["results"] / name) for name in ("frame_scores.npy", "labels.npy"))
-        frames = protocols.of_results(found["metrics"], scores, labels)
-        smooth = protocols.box_across(frames, found["metrics"]["settings"]["window_size"])
+        frames = inputs.of_results(found["metrics"], scores, labels)
+        smooth = protocols.official(frames, found["metrics"]["settings"]["window_size"])
         aurocs.append(bootstrap.resampled_figures(smooth.scores, labels, smooth.video, drawn)[:, 0])
     return bootstrap.interval(auroc, np.mean(aurocs, axis=0), videos)
 

@@ -2,17 +2,18 @@
 
 import argparse
 import configparser
+import contextlib
 import difflib
 import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from utils import datasets, text
+from utils import datasets, device, files, text
 from utils.datasets import DATASETS, LAYOUTS
 from utils.errors import UserError
 from utils.run import SUITE
-from utils.settings import SETTINGS, Setting
+from utils.settings import END, SETTINGS, Setting
 
 STAGES = ("flow", "boxes", "cubes", "train", "test")
 MODES = ("test", "merge", "train")
@@ -25,7 +26,8 @@ def parse_config(description, argv=None, stages=STAGES):
 
     description: the script's docstring, shown by --help; argv: words of the command line, None for sys.argv;
     stages: whose settings --help shows; flags for other stages are taken with a note, so one set of flags fits all.
-    Beside every setting the namespace has dataset_name, mode, config (the file's path or ""), and layout.
+    Beside every setting the namespace has dataset_name, mode, config (the file's path or ""), and layout. Where train is one
+    of the stages, its number format is resolved: it is never "auto".
     Raises UserError for an unknown key, a bad value, or a dataset that nobody described.
     """
     shown = [s for s in SETTINGS.values() if set(s.stages.split()) & set(stages)]
@@ -50,7 +52,10 @@ def parse_config(description, argv=None, stages=STAGES):
                         "layout and min_area (raw_datasets/README.md)")
     values |= {"dataset_name": name, "mode": flags["mode"], "config": str(path or "")}
     values |= {key: flags[key] for key in flags if key not in values}
-    return _checked(SimpleNamespace(**values))
+    cfg = _checked(SimpleNamespace(**values))
+    if cfg.precision == "auto" and "train" in stages:
+        cfg.precision = _trained_in(cfg) or device.fastest_format(device.device_of(cfg.device))
+    return cfg
 
 
 def dataset_of(cfg):
@@ -195,6 +200,18 @@ def _value(setting, text, where):
     except ValueError as error:
         reason = str(error) if "must be" in str(error) else f"must be {setting.type.__name__}"
         raise UserError(f"{where}: {reason}") from None
+
+
+def _trained_in(cfg):
+    """The number format of a training that is there, finished or not, and differs in nothing else; None without one."""
+    folder, apart = Path(cfg.data_root_dir, cfg.dataset_name, cfg.mode), {"precision": None} | dict.fromkeys(END)
+    for path in (folder / "train.part" / "record.json", folder / "train.json"):
+        with contextlib.suppress(UserError, KeyError, TypeError):  # not there, or damaged: the stage says so
+            made = files.load_json(path)
+            same = made["settings"] | apart == stage_settings(cfg, "train") | apart
+            if same and made["input"]["cubes"] == files.load_json(folder / "cubes.json")["id"]:
+                return device.FORMATS.get(made["settings"]["precision"]) and made["settings"]["precision"]
+    return None
 
 
 def _checked(cfg):

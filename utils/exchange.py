@@ -34,7 +34,7 @@ def save_object_array(path, arrays):
     content[:] = [None] * len(arrays)
     for i, array in enumerate(arrays):
         content[i] = array
-    with whole(path) as part, open(part, "wb") as file:
+    with whole(path) as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(content))
         _OldNamesPickler(file, protocol=2).dump(content)
 
@@ -43,6 +43,6 @@ def save_torch_arrays(path, content):
     """Like `utils.files.save_torch`, for nested lists of arrays that torch of old with numpy 1 shall read."""
     import torch
 
-    with whole(path) as part:
-        torch.save(content, part, pickle_module=SimpleNamespace(Pickler=_OldNamesPickler, __name__="pickle"),
+    with whole(path) as file:
+        torch.save(content, file, pickle_module=SimpleNamespace(Pickler=_OldNamesPickler, __name__="pickle"),
                    pickle_protocol=2)

@@ -6,11 +6,14 @@ Nothing here ever runs code that a file brings along: plain arrays are read with
 
 import contextlib
 import csv
+import errno
 import hashlib
+import io
 import json
 import math
 import os
 import shutil
+import time
 import zipfile
 from pathlib import Path
 
@@ -18,6 +21,8 @@ import numpy as np
 
 from utils import legacy, text
 from utils.errors import UserError
+
+WAITS = (0.1, 0.3, 1.0) if os.name == "nt" else ()  # seconds for a file that another program has open, which Windows refuses
 
 
 def _require(path):
@@ -109,7 +114,8 @@ def load_checkpoint(path, keys):
     mend = "remove it and run train.py again"
     try:
         with zipfile.ZipFile(_require(path)) as archive:
-            damaged = archive.testzip()
+            packed = (info.filename for info in archive.infolist() if info.compress_type)  # torch never does, a bomb does
+            damaged = next(packed, None) or archive.testzip()
     except UserError:
         raise
     except Exception as error:  # damaged archives raise many different types
@@ -143,73 +149,122 @@ def load_json(path):
 
 
 @contextlib.contextmanager
-def whole(path):
-    """Gives `<path>.part` to write to, and renames it to `path` once it is complete.
+def whole(path, sync=False):
+    """Gives `<path>.part`, a new binary file, to write to, and renames it to `path` once it is complete.
 
+    sync: waits until it is on the disk, so that it outlasts a power failure.
     Raises UserError if the disk is full or the place cannot be written; the part is then removed.
     """
     path = Path(path)
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        os.replace(part, path)
+        part.unlink(missing_ok=True)  # never written into: it may be a link
+        with open(part, "xb") as file:
+            yield file
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+            size = file.seek(0, os.SEEK_END)
+        if part.stat().st_size != size:
+            raise OSError(errno.EIO, f"{part.stat().st_size:,} of {size:,} bytes are there")
+        rename(part, path)
     except BaseException as error:
         with contextlib.suppress(OSError):  # the folder may have become read-only
             part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+        if isinstance(error, RuntimeError):  # torch hides the disk's error behind one of its own
+            error = error.__context__ or error
+        if isinstance(error, OSError):
             raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
         raise
 
 
+def rename(part, path):
+    """Gives a finished file its name, in place of what has it; waits a little where another program has that open."""
+    for seconds in WAITS:
+        with contextlib.suppress(PermissionError):
+            return os.replace(part, path)
+        time.sleep(seconds)
+    os.replace(part, path)
+
+
 def create_map(path, dtype, shape):
-    """A new `.npy` file of this type and shape, mapped for writing; all its room on the disk is taken at once.
+    """A new `.npy` file of this type and shape, to be mapped for writing; all its room on the disk is taken at once.
 
     Raises UserError if there is not enough, which a map would else find out by being killed half-way.
     """
+    path, size = Path(path), np.dtype(dtype).itemsize * math.prod(shape)
     try:
-        array = np.lib.format.open_memmap(path, "w+", dtype, shape)
-        with open(path, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, max(os.fstat(file.fileno()).st_size, 1))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        with open(path, "xb") as file:
+            file.write(npy_header(dtype, shape))
+            file.flush()
+            _take_room(file, size)
     except OSError as error:
-        Path(path).unlink(missing_ok=True)
-        size = np.dtype(dtype).itemsize * math.prod(shape)
+        path.unlink(missing_ok=True)
         raise UserError(f"{path}: no room for {size / 1e9:,.2f} GB ({error.strerror}): make room, "
                         "then run the same command again") from None
-    return array
 
 
-def save_array(path, array):
+def _take_room(file, size):
+    """Takes room on the disk behind what a file holds: at once where the system can do so, else by writing zeros."""
+    try:
+        return os.posix_fallocate(file.fileno(), file.tell(), size)
+    except AttributeError:  # macOS, Windows
+        pass
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    zeros = memoryview(bytes(1 << 20))
+    for start in range(0, size, len(zeros)):
+        file.write(zeros[:size - start])
+
+
+def save_array(path, array, sync=False):
     """Writes an array as a plain `.npy` file, whole or not at all."""
-    with whole(path) as part, open(part, "wb") as file:
-        np.save(file, array, allow_pickle=False)
+    array = np.asarray(array, order="C")
+    values = array.reshape(-1).view(np.uint8)  # not by numpy, which writes through C and misses errors of the last block
+    with whole(path, sync) as file:
+        file.write(npy_header(array.dtype, array.shape))
+        file.write(values.data)
+
+
+def npy_header(dtype, shape):
+    """The bytes with which an `.npy` file of this type and shape begins."""
+    header = io.BytesIO()
+    description = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": tuple(shape)}
+    np.lib.format.write_array_header_1_0(header, description)
+    return header.getvalue()
 
 
 def save_npz(path, arrays):
     """Writes a dict of arrays as an `.npz` file, whole or not at all."""
-    with whole(path) as part, open(part, "wb") as file:
+    with whole(path) as file:
         np.savez(file, **arrays)
 
 
 def save_json(path, content):
     """Writes a JSON file, whole or not at all."""
-    with whole(path) as part:
-        part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with whole(path, sync=True) as file:
+        file.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def save_csv(path, rows, columns=None):
     """Writes a list of dicts with the same keys as CSV, whole or not at all; columns: those keys, where rows may be empty."""
-    with whole(path) as part, open(part, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.DictWriter(file, columns or rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: text.cell(value) for key, value in row.items()} for row in rows)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, columns or rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: text.cell(value) for key, value in row.items()} for row in rows)
+    with whole(path) as file:
+        file.write(table.getvalue().encode(errors="backslashreplace"))
 
 
 def save_torch(path, content):
     """Writes a torch file, whole or not at all."""
     import torch
 
-    with whole(path) as part, open(part, "wb") as file:  # given a path torch hides why it failed
+    with whole(path, sync=True) as file:
         torch.save(content, file)
 
 

@@ -10,6 +10,8 @@ import re
 
 import numpy as np
 
+MOST = 1 << 30  # bytes of all arrays, each as often as it is named
+
 _OPCODES = {  # of protocols 0 to 4, as far as arrays of numbers are written with them
     "PROTO", "FRAME", "STOP", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "MARK", "NONE", "NEWTRUE", "NEWFALSE",
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING",
@@ -58,6 +60,8 @@ class _Type:
 class _Array:
     """Stands in for an array."""
 
+    made = None  # once it was asked for: a file may name it any number of times
+
     def __setstate__(self, state):
         _, self.shape, self.type, self.fortran, self.data = state
         if not isinstance(self.type, _Type) or not isinstance(self.data, list if self.type.code[0] == "O" else (bytes, str)):
@@ -66,14 +70,20 @@ class _Array:
     def array(self, objects=False):
         """The array; objects: whether it may hold arrays."""
         dtype, order = self.type.dtype(), "F" if self.fortran else "C"
+        if self.made is not None:
+            return self.made
         if not dtype.hasobject:
             data = self.data.encode("latin1") if isinstance(self.data, str) else self.data  # str: written by Python 2
-            return np.frombuffer(data, dtype).reshape(self.shape, order=order).copy()
+            self.made = np.frombuffer(data, dtype).reshape(self.shape, order=order).copy()
+            return self.made
         if not objects:
             raise pickle.UnpicklingError("it holds arrays of arrays of arrays")
-        flat = np.empty(len(self.data), object)
+        flat, size = np.empty(len(self.data), object), 0
         for i, item in enumerate(self.data):
             flat[i] = item.array() if isinstance(item, _Array) else _number(item)
+            size += flat[i].nbytes if isinstance(item, _Array) else 0
+            if size > MOST:
+                raise pickle.UnpicklingError(f"its arrays, each as often as it is named, come to more than {MOST >> 30} GiB")
         return flat.reshape(self.shape, order=order)
 
 
@@ -103,9 +113,10 @@ def _scalar(kind, data):
 
 
 def _encode(text, coding="latin1"):
+    """Stands in for how Python 3 writes bytes for Python 2. Gives the text itself: a file may ask any number of times."""
     if coding != "latin1":
         raise pickle.UnpicklingError(f"it asks for the coding {str(coding)[:20]!r}")
-    return text.encode("latin1")  # bytes, as Python 3 writes them for Python 2
+    return text
 
 
 def _no_bytes():

@@ -1,12 +1,16 @@
 """From box scores to frame scores, and from frame scores to figures (paper, section 4)."""
 
+import itertools
+
 import numpy as np
+from scipy.stats import rankdata
 from sklearn import metrics
 
 from utils.stc import not_empty
 
 NO_BOX = -20.0  # score of a frame without boxes
 NO_MODEL = 20.0  # score of a box in a block where nothing was trained
+SAME = 1e-12  # rates that differ by less are equal
 
 
 def normalise(scores, mean, std):
@@ -39,22 +43,44 @@ def moving_average(scores, window_size):
 
 
 def average_within(scores, window_size):
-    """The same box filter for one video by itself, each mean over the frames that are there. (F,) -> (F,)."""
-    return moving_average(scores, window_size) / moving_average(np.ones(len(scores)), window_size)
+    """The same box filter for one video by itself, each mean over the frames that are there. (F,) -> (F,).
+
+    The means of exact sums, in whole numbers of a power of 2: equal frames keep equal means, in whatever order they come.
+    """
+    scores = np.where(np.abs(scores) < np.max(np.abs(scores)) * 2.0**-500, 0, scores)  # no number grows beyond all bounds
+    part, power = np.frexp(scores)
+    lowest = int(power.min())
+    sums = [0, *itertools.accumulate(int(p) << e for p, e in zip(np.ldexp(part, 53), (power - lowest).tolist()))]
+    spans = [(max(i - window_size // 2, 0), min(i + (window_size + 1) // 2, len(scores))) for i in range(len(scores))]
+    return np.ldexp([(sums[stop] - sums[start]) / (stop - start) for start, stop in spans], lowest - 53)
 
 
-def evaluate(scores, labels):
-    """Frame-level figures in 0..1: auroc, eer (where |fnr - fpr| is least), average_precision (abnormal is positive).
+def rank_auroc(scores, labels):
+    """AUROC from ranks, ties counted half; NaN where one class alone is there. scores: (F,); labels: (F,) bool."""
+    abnormal = np.count_nonzero(labels)
+    pairs = abnormal * (len(labels) - abnormal)
+    return (rankdata(scores)[labels].sum() - abnormal * (abnormal + 1) / 2) / pairs if pairs else np.nan
+
+
+def evaluate(scores, labels, official=True):
+    """Frame-level figures in 0..1, abnormal frames positive: auroc, eer, average_precision, pr_auc.
 
     scores: (F,), higher is more abnormal; labels: (F,) bool. All None where only one class is there.
+    eer: the rate of false alarms where it is nearest to that of misses; official: on the curve without its collinear points
+    and the lowest such rate, as the official code has it; else over all thresholds, the mean where several are equally near.
+    average_precision: the sum of steps under precision and recall; pr_auc: of trapezoids, as RTFM and C2FPL report it.
     """
     labels = np.asarray(labels, bool)
     if labels.all() or not labels.any():
-        return {"auroc": None, "eer": None, "average_precision": None}
-    fpr, tpr, _ = metrics.roc_curve(labels, scores)
-    return {"auroc": float(metrics.auc(fpr, tpr)),
-            "eer": float(fpr[np.argmin(np.abs(1 - tpr - fpr))]),
-            "average_precision": float(metrics.average_precision_score(labels, scores))}
+        return dict.fromkeys(("auroc", "eer", "average_precision", "pr_auc"))
+    auroc = float(metrics.auc(*metrics.roc_curve(labels, scores)[:2]))
+    fpr, tpr, _ = metrics.roc_curve(labels, scores, drop_intermediate=official)
+    gap = np.abs(1 - tpr - fpr)
+    precision, recall, _ = metrics.precision_recall_curve(labels, scores)
+    return {"auroc": auroc,
+            "eer": float(fpr[np.argmin(gap)] if official else fpr[gap <= gap.min() + SAME].mean()),
+            "average_precision": float(-np.diff(recall) @ precision[:-1]),
+            "pr_auc": float(metrics.auc(recall, precision))}
 
 
 def official_results(scores, labels):

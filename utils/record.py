@@ -19,7 +19,8 @@ import numpy as np
 from utils import files, ranks
 from utils.config import stage_settings
 from utils.errors import UserError
-from utils.run import Clock, locked, versions
+from utils.locks import locked
+from utils.run import Clock, versions
 from utils.settings import END
 
 SCRIPTS = {"flow": "calc_optical_flow.py", "boxes": "extract_bbox.py", "cubes": "extract_stc.py", "train": "train.py",
@@ -33,7 +34,8 @@ class Stage:
     """One stage's work in one folder.
 
     The stage writes into `part`, a folder of its own. When all is done the outputs (`file`) move up and the record is written,
-    so the old output stays valid until then. A stopped run finds `part` again if its `resume_key` is the same.
+    so the old output stays valid until then. A stopped run finds `part` again if its `resume_key` is the same, or always with
+    `keeps_part`, if each file there says for itself what it can resume.
     """
 
     def __init__(self, cfg, name, folder, reads=None, contents=None, takes=(), **inputs):
@@ -51,7 +53,7 @@ class Stage:
             if record["stage"] != "train":  # --model may have been trained on any part of any data
                 self._require_selection(record)
         self.wanted = wanted(name, stage_settings(cfg, name), {**self._ids(), **inputs})
-        self.resume_key = self.wanted["key"]
+        self.resume_key, self.keeps_part = self.wanted["key"], False
         self.old = load(self.path, {"unfinished": True})
         self.outputs = []  # names
         self.given = [] if self.old else [file for file in takes if (self.folder / file).is_file()]
@@ -76,16 +78,20 @@ class Stage:
     def state(self):
         """("done" | "to do" | "outdated", why). Raises UserError where somebody replaced an output."""
         if self.old is None:
-            return "to do", "not made yet"
+            return "to do", "yours: made without this suite" if self.given else "not made yet"
         if self.old.get("unfinished"):
             return "to do", f"not finished, or {self.path.name} is damaged; making them again"
-        if self.old["key"] != self.wanted["key"] and not self.old.get("given"):
+        given = self.old.get("given")
+        if given and any(self.old["input"].get(key) != self.wanted["input"].get(key) for key in ("frames", "boxes", "cubes")):
+            raise UserError(f"{self.folder}: {', '.join(given)} was made by you for other input than is there now: replace it, "
+                            f"and remove {self.path}")
+        if self.old["key"] != self.wanted["key"] and not given:
             return "outdated", f"outdated: {difference(self.old, self.wanted)}; rebuilding"
         damaged = damage(self.path, self.old)
         if damaged:
             return "outdated", f"outdated: {damaged}; rebuilding"
-        given = f"yours: {self.path.name} says that they were there without it; to make them again, remove both"
-        return "done", given if self.old.get("given") else "done with the same settings and input"
+        yours = f"yours: made without this suite; to make them with it, remove {self.path.name} and {', '.join(given or ())}"
+        return "done", yours if given else "done with the same settings and input"
 
     def file(self, name):
         """Where to write an output."""
@@ -101,6 +107,10 @@ class Stage:
                 verify(path, self.contents.get(path, {}), own=False)
             if state == "done":
                 verify(self.path, self.contents.get(self.path, {}))
+        if state == "done" and self.part.is_dir() and ranks.RANK == 0:  # killed after the record was written
+            with contextlib.suppress(UserError, OSError), locked(self.folder):
+                if resume_key_of(self.part) == self.resume_key:
+                    shutil.rmtree(self.part)
         return state == "done"
 
     @contextlib.contextmanager
@@ -132,9 +142,10 @@ class Stage:
         for path, record in [*self.read.items(), (self.path, self.old)]:
             if load(path, {"unfinished": True}) != record:
                 raise UserError(f"{path}: another process has just replaced it: run the same command again")
-        begun = load(self.part / "record.json", {}) or {}
-        if begun.get("resume_key") != self.resume_key:
+        if resume_key_of(self.part) != self.resume_key and not self.keeps_part:
             shutil.rmtree(self.part, ignore_errors=True)
+        if self.part.is_symlink():  # would lead what is written elsewhere
+            self.part.unlink()
         write(self.part / "record.json", {**self.wanted, "resume_key": self.resume_key})
 
     def _finish(self, facts):
@@ -144,7 +155,7 @@ class Stage:
         for name in (self.old or {}).get("outputs", {}).keys() - outputs.keys():
             (self.folder / name).unlink(missing_ok=True)
         for name in self.outputs:
-            os.replace(self.part / name, self.folder / name)
+            files.rename(self.part / name, self.folder / name)
         given = {"given": self.given} if self.given else {}
         save(self.path, {**self.wanted, **given}, outputs, facts)
         shutil.rmtree(self.part)
@@ -156,6 +167,17 @@ def wanted(stage, settings, inputs):
     """The part of a record that decides whether it is the one wanted: stage, settings, input, and their hash `key`."""
     content = {"stage": stage, "settings": settings, "input": inputs}
     return {**content, "key": digest(content)}
+
+
+def is_given(path, name):
+    """Whether an output was made by another program: it was or is there without the record in `path`."""
+    made = load(path, {"unfinished": True})
+    return bool(made.get("given")) if made else (Path(path).parent / name).is_file()
+
+
+def resume_key_of(part):
+    """What the stopped run in a stage's `part` folder can be resumed with, or None."""
+    return (load(part / "record.json", {}) or {}).get("resume_key")
 
 
 def script_of(stage):

@@ -1,7 +1,6 @@
-"""How a script runs: its errors, progress, device, seed and number format, each decided once."""
+"""How a script runs: its errors, what it prints, signals, progress, versions."""
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import os
@@ -20,8 +19,10 @@ from utils.errors import UserError
 
 SUITE = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-contrib-python", "scikit-learn", "scipy")
-
-
+TROUBLES = (  # torch's own words, what they mean, the way out
+    (r"(out of|not enough) memory", "not enough memory",
+     "lower --batch_size, --patch_size or --num_workers, or take a larger machine"),
+    (r"\bMPS\b", "a Mac's GPU cannot do this", "add --device cpu to this stage"))
 RANK = int(os.environ.get("RANK", 0))  # of the processes that torchrun started for one stage (utils/ranks.py)
 
 _at_work = []  # what a signal has to wait for, innermost last
@@ -31,36 +32,76 @@ _told = []  # the signals that this process has got
 def run(main):
     """Runs a script's main and exits: 0 when done, 2 with one line for a UserError, 130 or 143 when told to stop."""
     _told.clear()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError):  # a terminal that knows no UTF-8 gets escapes
-            stream.reconfigure(errors="backslashreplace")
+    _open_streams()
     if RANK:  # rank 0 alone tells what goes on
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
-        main()
+        _flushed(main)
         if "WORLD_SIZE" in os.environ:  # torch's threads can abort a process that ends while others are still at it
             sys.stdout.flush(), sys.stderr.flush()
             os._exit(0)
     except UserError as error:
-        print(f"error: {error}" if not RANK else f"error (rank {RANK}): {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(f"error: {error}" if not RANK else f"error (rank {RANK}): {error}", 2)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(128 + (_told or [signal.SIGINT])[0])
+        _fail("stopped; the same command goes on from here", 128 + (_told or [signal.SIGINT])[0])
     except BrokenPipeError:  # the reader of our output has gone
-        sys.stderr.close()
+        _settled(sys.stdout), _settled(sys.stderr)
         sys.exit(1)
     except OSError as error:
-        print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(2)
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not re.search("(out of|not enough) memory", str(error)):  # torch's own words
-            raise
-        print(f"error: not enough memory ({str(error).splitlines()[0][:120] if str(error) else 'it is full'}): lower "
-              "--batch_size, --patch_size or --num_workers, or take a larger machine", file=sys.stderr)
-        sys.exit(2)
+        place = error.filename or ("standard output or a file" if _settled(sys.stdout) else "standard output")
+        _fail(f"error: {place}: {error.strerror or error}", 2)
+    except (MemoryError, RuntimeError, TypeError) as error:
+        reason = str(error).partition("\n")[0][:120] or "it is full"
+        for words, meaning, way_out in TROUBLES:
+            if isinstance(error, MemoryError) or re.search(words, str(error)):
+                _fail(f"error: {meaning} ({reason}): {way_out}", 2)
+        raise
+
+
+def _open_streams():
+    """Standard streams that are closed (2>&-) get a place, else the next file that is opened would take their number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")
+    sys.stderr = sys.stderr or sys.stdout
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks
+
+
+def _flushed(main):
+    """Runs main until all that it printed has left this process: a full disk shows then at the latest."""
+    try:
+        main()
+    except SystemExit:
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+
+
+def _fail(line, code):
+    """Says why the script ends, and exits."""
+    for stream in (sys.stderr, sys.stdout):
+        with contextlib.suppress(OSError):  # one of them, or both, may be a file on a full disk
+            print(line, file=stream, flush=True)
+            break
+    _settled(sys.stderr), _settled(sys.stdout)
+    sys.exit(code)
+
+
+def _settled(stream):
+    """Whether a stream took all that was printed; else what is left goes nowhere, so that Python can end without complaint."""
+    try:
+        stream.flush()
+        return True
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return False
 
 
 def _stop(number, _):
@@ -114,108 +155,6 @@ def progress(total, unit, what):
     terminal = sys.stderr.isatty()
     return tqdm(total=total, unit=unit, desc=what, smoothing=0.1, dynamic_ncols=terminal, unit_scale=False,
                 mininterval=0.2 if terminal else 30, file=sys.stderr, disable=RANK > 0)
-
-
-@contextlib.contextmanager
-def locked(folder, shared=False):
-    """Holds a folder for one process; a killed process lets go of it. Raises UserError if another one has it.
-
-    shared: only that nobody may write there meanwhile; where the folder can't be written it is not held at all.
-    """
-    folder, flags = Path(folder), os.O_CREAT | (os.O_RDONLY if shared else os.O_RDWR)
-    try:
-        if not shared:
-            folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / ".lock", flags, 0o644)
-    except OSError as error:
-        if not shared:
-            raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
-        handle = os.open(os.devnull, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise UserError(f"{folder}: another process is at work there: wait until it is done") from None
-    try:
-        yield
-    finally:
-        os.close(handle)
-
-
-def cores():
-    """Cores that this process may use, by its affinity and by the limit of its container (cgroup v2)."""
-    allowed = len(os.sched_getaffinity(0))
-    with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        allowed = min(allowed, max(1, round(int(quota) / int(period))))
-    return allowed
-
-
-def free_cores(seconds=0.3):
-    """Of those cores, how many nobody uses just now, at least 1."""
-    def idle():
-        rows = (line.split() for line in Path("/proc/stat").read_text().splitlines())
-        return sum(int(row[4]) + int(row[5]) for row in rows if row[0][3:].isdecimal() and int(row[0][3:]) in mine)
-
-    mine = os.sched_getaffinity(0)
-    before, start = idle(), time.monotonic()
-    time.sleep(seconds)
-    ticks = (idle() - before) / os.sysconf("SC_CLK_TCK") / (time.monotonic() - start)
-    return min(cores(), max(1, round(ticks)))
-
-
-def warn_of_busy_cores(device):
-    """A line if networks on the CPU would share it with other work."""
-    import torch
-
-    if device.type == "cpu" and "WORLD_SIZE" not in os.environ and free_cores() < 0.75 * torch.get_num_threads():
-        print(f"note: other processes use this machine's cores: {torch.get_num_threads()} threads may be slower than fewer; "
-              "--threads -1 takes as many as cores are free")
-
-
-def use_threads(count):
-    """Sets how many threads networks use.
-
-    count: their number; 0: OMP_NUM_THREADS, else torch's own number but no more than cores that this process may use;
-    -1: the cores that are free now, shared by the processes of torchrun.
-    """
-    import torch
-
-    if count < 0:
-        count = max(1, free_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    elif count == 0:
-        count = torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else min(cores(), torch.get_num_threads())
-    torch.set_num_threads(count)
-
-
-def workers(num_workers):
-    """Number of threads that read and prepare frames: one per core that this process may use for -1."""
-    return cores() if num_workers < 0 else num_workers
-
-
-def device_of(word):
-    """The torch.device for auto, cpu or cuda:N. Raises UserError if there is no such device."""
-    import torch
-
-    if word == "auto":
-        own = int(os.environ.get("LOCAL_RANK", 0))
-        return torch.device(f"cuda:{own}" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(word)
-    except RuntimeError:
-        raise UserError(f"--device {word}: must be auto, cpu or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {word}: must be auto, cpu or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {word}: this machine has {torch.cuda.device_count()} CUDA devices; try --device auto")
-    return device
-
-
-def precision_of(word, device):
-    """The autocast context for fp32 or bf16 on a device."""
-    import torch
-
-    return torch.autocast(device.type, torch.bfloat16, enabled=word == "bf16")
 
 
 @functools.cache

@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from utils.device import FORMATS
+
 
 class Setting(NamedTuple):
     name: str
@@ -104,8 +106,9 @@ SETTINGS = {s.name: s for s in (
     S("seed", int, 0, "train", "fixes initial weights and the order of cubes", 0, 2 ** 63 - 1),
     S("sync_bn", bool, False, "train",
       "under torchrun on GPUs: batch norm over the whole batch (official: over each GPU's share of it)"),
-    S("precision", ("fp32", "bf16"), "fp32", "train",
-      "fp32, or bf16 by autocast (faster, nearly the same); scoring follows the model"),
+    S("precision", ("auto", *FORMATS), "fp32", "train",
+      "fp32 (official), bf16 by autocast (nearly the same), or auto: bf16 where the device has instructions for it and is "
+      "faster with it, else fp32, and as a training that is there already; scoring follows the model"),
     # 5 scoring
     S("model", str, "", "test", "score with this folder of models, or this official D_model.npy"),
     S("w_raw", float, 0.5, "test", "weight of the raw z-score (with use_flow)", 0),
@@ -117,10 +120,10 @@ SETTINGS = {s.name: s for s in (
     S("event_share", float, 0.0, "test events",
       "an event is where the score is among this share of the highest (0: by --event_z)", 0, 1),
     # how it runs
-    S("device", str, "auto", "flow boxes train test", "auto, cpu, or cuda:N", identity=False),
+    S("device", str, "auto", "flow boxes train test", "auto, cpu, cuda:N, or mps (a Mac's GPU)", identity=False),
     S("threads", int, 0, "flow boxes train test",
-      "threads of networks on the CPU; 0: OMP_NUM_THREADS, else one per core; -1: as many as cores are free now, for two on "
-      "one free core are far slower than one", -1, 1024, identity=False),
+      "threads of networks on the CPU; 0: OMP_NUM_THREADS, else one per core; -1: as many as cores are free now (Linux), for "
+      "two on one free core are far slower than one", -1, 1024, identity=False),
     S("num_workers", int, -1, "flow boxes cubes", "threads that read and prepare frames; -1: one per core, 0: none",
       -1, 1024, identity=False),
 )}

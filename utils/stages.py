@@ -3,7 +3,6 @@
 A script works through its object; `run_pipeline.py --dry_run` asks the same ones.
 """
 
-import io
 import math
 import os
 from pathlib import Path
@@ -14,6 +13,7 @@ from utils import datasets, record
 from utils.config import flow_is_read
 from utils.datasets import window
 from utils.errors import UserError
+from utils.files import npy_header
 from utils.record import Stage
 
 
@@ -34,10 +34,11 @@ def results_of(cfg):
 
 
 def boxes(cfg, dataset, source):
-    """source: see fore_det.detector.source."""
-    reads = flow_records(dataset) if reads_flow(cfg) else {}
+    """source: gives what the boxes come from (fore_det.detector.source); not called where another program made them."""
+    given = record.is_given(folder_of(cfg) / "boxes.json", "bboxes.npy")
+    reads = flow_records(dataset) if reads_flow(cfg) and not given else {}
     return Stage(cfg, "boxes", folder_of(cfg), reads, contents(cfg, dataset), takes=["bboxes.npy"],
-                 frames=frames_of(dataset), **source)
+                 frames=frames_of(dataset), **({} if given else source()))
 
 
 def boxes_room(dataset):
@@ -82,11 +83,6 @@ def input_of(path):
     return (record.load(path, {}) or {}).get("input", {})
 
 
-def resume_key_of(part):
-    """What a stopped run in a stage's `part` folder can be resumed with, or None."""
-    return (record.load(part / "record.json", {}) or {}).get("resume_key")
-
-
 def reads_flow(cfg):
     """Whether the boxes depend on optical flow."""
     return cfg.drop_still_boxes or not cfg.boxes_from
@@ -105,7 +101,7 @@ def train(cfg):
     """Raises UserError where the cubes are of other boxes than those that are there."""
     folder = folder_of(cfg)
     stage = Stage(cfg, "train", folder, {"cubes": require_cubes(folder)})
-    stage.resume_key = record.training_key(stage.wanted)
+    stage.resume_key, stage.keeps_part = record.training_key(stage.wanted), True
     return stage
 
 
@@ -118,10 +114,15 @@ def test(cfg, dataset, models, labels, source):
     reads = {"cubes": require_cubes(folder)} | ({"train": models.path} if models.path else {})
     stage = Stage(cfg, "test", results_of(cfg), reads, takes=["box_scores.npy"], labels=source, abnormal=abnormal,
                   model=models.key)
-    if not cfg.model and models.recipe["input"]["cubes"] != stage.read[reads["cubes"]]["id"]:
+    if models.blocks and not cfg.model and models.recipe["input"]["cubes"] != stage.read[reads["cubes"]]["id"]:
         raise UserError(f"{folder}: the models were trained on other cubes than those there now: run train.py again")
     require_frames(dataset, record.load(folder / "boxes.json"), folder / "bboxes.npy")
     return stage
+
+
+def scores_are_given(cfg):
+    """Whether box_scores.npy was made by another program, so that no models are needed."""
+    return record.is_given(results_of(cfg) / "test.json", "box_scores.npy")
 
 
 def notes_on_models(cfg, boxes_made):
@@ -253,14 +254,6 @@ class Flow(Stage):
 def flow_room(flow):
     """Bytes of the flow files that a video lacks."""
     return len(flow.todo) * math.prod(flow.shape) * flow.dtype.itemsize
-
-
-def npy_header(dtype, shape):
-    """The bytes with which an `.npy` file of this type and shape begins."""
-    header = io.BytesIO()
-    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(shape)}
-    np.lib.format.write_array_header_1_0(header, description)
-    return header.getvalue()
 
 
 def _begins_with(path, data):

@@ -172,8 +172,10 @@ class Changes:
         path = os.fsdecode(args[0])
         if os.path.isabs(path) and not path.startswith(self.folder) or path.endswith((".lock", "log.txt")):
             return
+        if event == "os.remove" and not os.path.lexists(path):
+            return
         if self.list:
-            size = os.path.getsize(path) if event == "os.rename" else event == "open" and bool(flags & os.O_TRUNC)
+            size = os.path.getsize(path) if event == "os.rename" else event == "open" and bool(flags & (os.O_TRUNC | os.O_EXCL))
             self.list.write(json.dumps([event, os.path.relpath(path), size]) + "\n")
             self.list.flush()
         self.count += 1

@@ -143,7 +143,10 @@ def test_a_folder_made_read_only_in_mid_run(made, name, tmp_path, long, count):
 
 
 class Fill:
-    """Fills the disk to the last byte."""
+    """Fills the disk to the last byte, or leaves some free."""
+
+    def __init__(self, free=0):
+        self.free = free
 
     def __call__(self):
         Path("filler").touch()
@@ -154,10 +157,14 @@ class Fill:
                         pass
                 except OSError:
                     pass
+            file.truncate(file.tell() - self.free)
 
 
 def _on_a_small_disk(start, disk, name, changes, results):
-    """In a mount name space of its own: the stage on a disk that fills at the k-th change, then again with room."""
+    """In a mount name space of its own: the stage on a disk that fills at the k-th change, then again with room.
+
+    changes: of (k, bytes that are left free).
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     user = os.geteuid()
     if libc.unshare(CLONE_NEWNS | (CLONE_NEWUSER if user else 0)):
@@ -173,10 +180,10 @@ def _on_a_small_disk(start, disk, name, changes, results):
             Path(results).write_text(json.dumps(f"{' '.join(command)}: {done.stderr}"))
             return
     seen, script = [], ROWS[name][0]
-    for k in changes:
+    for k, free in changes:
         folder = shutil.copytree(start, disk / "tree")
         codes = []
-        for fault in (Changes(k, Fill()), None):
+        for fault in (Changes(k, Fill(free)), None):
             pid = os.fork()
             if not pid:
                 child(str(folder), script, ROWS[name][1], fault)
@@ -192,8 +199,10 @@ def _on_a_small_disk(start, disk, name, changes, results):
 
 @pytest.mark.parametrize("name", rows(STAGES, ("boxes",)))
 def test_a_disk_that_fills_half_way(made, name, tmp_path, long, count):
-    """At every file that is opened for writing, on a small tmpfs."""
-    changes = [k for k, (event, path, new) in enumerate(made(name).changes) if event == "open" and new]
+    """At every file that is opened for writing, on a small tmpfs: with no room, and with room for all but its last block."""
+    sizes = {path: size for event, path, size in made(name).changes if event == "os.rename"}
+    changes = [(k, free) for k, (event, path, new) in enumerate(made(name).changes) if event == "open" and new
+               for free in sorted({0, (sizes.get(path, 1) - 1) // 4096 * 4096})]
     chosen, disk, results = changes if long else changes[len(changes) // 2:][:1], tmp_path / "disk", tmp_path / "results.json"
     disk.mkdir()
     process = forks.Process(target=_on_a_small_disk, args=(made(name).start, disk, name, chosen, results))

@@ -21,11 +21,11 @@ def of(res):
 
 
 def protocols(made):
-    """Rows of the protocol table: name, official, and auroc, low and high (its interval), eer, average_precision or None.
+    """Rows of the protocol table: name, official; auroc, low and high (its interval), eer, average_precision, pr_auc or None.
 
     They are what metrics.json holds under "protocols", where there is an AUROC.
     """
-    columns = ("auroc", "low", "high", "eer", "average_precision")
+    columns = ("auroc", "low", "high", "eer", "average_precision", "pr_auc")
     return [{"name": row["name"], "official": row.get("official", False), **{key: number(row.get(key)) for key in columns}}
             for row in made.get("protocols", [])]
 

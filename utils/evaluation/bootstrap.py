@@ -4,6 +4,8 @@ import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import t
 
+from utils import metrics
+
 TIMES = 2000  # resamples
 POINTS = 2000  # of a curve
 EDGE = 0.001
@@ -15,16 +17,20 @@ def resamples(videos, times=TIMES, seed=0):
 
 
 def resampled_figures(scores, labels, video, drawn):
-    """AUROC, EER and average precision of each resample, as `metrics.evaluate` defines them.
+    """AUROC, EER and average precision of each resample, as `metrics.evaluate` defines them with official=False.
 
     scores: (F,); labels: (F,) bool; video: (F,) from 0, the video of each frame; drawn: (R, videos) from `resamples`.
-    The curves have at most POINTS points, which is exact where there are no more different scores.
+    The curves have at most POINTS points, half of them at scores of abnormal frames, which is exact where there are no more
+    different scores, and for average precision where no more than half of POINTS frames are abnormal.
     Returns (R, 3), NaN where a resample has one class alone.
     """
+    if np.all(labels) or not np.any(labels):
+        return np.full((len(drawn), 3), np.nan)
     order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
     ends = np.flatnonzero(np.append(np.diff(np.asarray(scores)[order]) != 0, True))  # equal scores pass a threshold together
     if len(ends) > POINTS:
-        ends = ends[np.linspace(0, len(ends) - 1, POINTS).astype(int)]
+        hits = ends[np.diff(np.cumsum(np.asarray(labels, int)[order])[ends], prepend=0) > 0]
+        ends = np.union1d(*(part[np.linspace(0, len(part) - 1, POINTS // 2).astype(int)] for part in (ends, hits)))
     step = np.searchsorted(ends, np.arange(len(order)))  # the first threshold that a frame passes
     counts = np.zeros((2, len(ends), drawn.shape[1]))  # normal and abnormal frames of each video that pass
     np.add.at(counts, (np.asarray(labels, int)[order], step, np.asarray(video)[order]), 1)
@@ -34,8 +40,10 @@ def resampled_figures(scores, labels, video, drawn):
         tpr = np.hstack([start, hits / hits[:, -1:]])
         fpr = np.hstack([start, alarms / alarms[:, -1:]])
         precision = hits / (hits + alarms)
-    auroc = np.trapezoid(tpr, fpr, axis=1)
-    eer = np.take_along_axis(fpr, np.argmin(np.abs(1 - tpr - fpr), axis=1)[:, None], axis=1)[:, 0]
+        auroc = np.trapezoid(tpr, fpr, axis=1)
+        gap = np.abs(1 - tpr - fpr)
+        nearest = gap <= gap.min(axis=1, keepdims=True) + metrics.SAME
+        eer = np.sum(fpr, axis=1, where=nearest) / np.sum(nearest, axis=1)
     average_precision = np.sum(np.diff(tpr, axis=1) * np.nan_to_num(precision), axis=1)
     figures = np.stack([auroc, eer, average_precision], axis=1)
     figures[~np.isfinite(auroc)] = np.nan

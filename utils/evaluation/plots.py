@@ -10,8 +10,8 @@ BLUE, RED, GREY = "#1f5fa8", "#d1495b", "#8a8f98"
 
 def save(figure, path):
     """Writes a figure as PNG, whole or not at all."""
-    with whole(path) as part:
-        figure.savefig(part, format="png", dpi=130, bbox_inches="tight")
+    with whole(path) as file:
+        figure.savefig(file, format="png", dpi=130, bbox_inches="tight")
 
 
 def roc(fpr, tpr, auroc, eer, title):

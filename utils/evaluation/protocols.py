@@ -1,5 +1,6 @@
-"""One set of frame scores, many figures: the evaluation protocols of the field (docs/EVALUATION.md)."""
+"""One set of frame scores, many figures: the evaluation protocols of the field, an entry of PROTOCOLS each."""
 
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -9,193 +10,196 @@ from utils import metrics
 from utils.evaluation import bootstrap
 
 
-class Frames(NamedTuple):
-    """Frame scores of a mode before smoothing, in order of its videos."""
+class Protocol(NamedTuple):
+    """How frame scores become a figure; what is done is done in the order of the fields."""
 
-    scores: np.ndarray  # (F,)
-    labels: np.ndarray  # (F,) bool
-    names: list  # of the V videos
-    counts: np.ndarray  # (V,) frames of each
-    testing: np.ndarray  # (V,) bool: whether a video belongs to the testing set
-
-    @property
-    def video(self):
-        """(F,) the video of each frame, from 0."""
-        return np.repeat(np.arange(len(self.counts)), self.counts)
-
-    def split(self, values):
-        """(F,) -> one array per video."""
-        return np.split(np.asarray(values), np.cumsum(self.counts)[:-1])
-
-    def map(self, function):
-        """The same frames with scores changed video by video."""
-        if not len(self.counts):
-            return self
-        return self._replace(scores=np.concatenate([function(part) for part in self.split(self.scores)]))
-
-    def only(self, keep):
-        """Those frames alone where keep (F,) is true, of the videos that have any."""
-        counts = np.array([part.sum() for part in self.split(keep)])
-        left = counts > 0
-        return Frames(self.scores[keep], self.labels[keep], [name for name, stays in zip(self.names, left) if stays],
-                      counts[left], self.testing[left])
+    name: str
+    used_by: str
+    source: str  # where that is known from; "code": of that repository, read
+    empty: str = "kept"  # score of frames without boxes: -20 (kept), of a box without error (zero), the lowest (all, video)
+    left_out: int = 0  # frames at the start of each video
+    scale: str = ""  # to 0..1 before smoothing: each video, or all frames together unless they lie there already (all)
+    smoothing: tuple = ("across", 1)  # kind and numbers, of SMOOTHINGS within each video; None: the run's window
+    rescale: str = ""  # to 0..1 after smoothing
+    testing: bool = False  # the testing videos alone
+    micro: bool = True  # all frames in one ROC curve
+    pads: tuple = None  # macro, the mean of the testing videos' AUROCs: (), of those with both classes; (low,), a normal frame
+    # in front where a video has none; (low, high), a normal frame in front and an abnormal one behind every video
 
 
-def box_across(frames, size):
-    """The official smoothing: a moving average over all videos in a row."""
-    return frames._replace(scores=metrics.moving_average(frames.scores, size))
+def gaussians(scores, *sigmas):
+    """Gaussians one after another, the video mirrored beyond its ends."""
+    for sigma in sigmas:
+        scores = gaussian_filter1d(scores, sigma)
+    return scores
 
 
-def box_within(frames, size):
-    """The same moving average in each video by itself."""
-    return frames.map(lambda scores: metrics.average_within(scores, size))
+def off_centre(scores, size, sigma, beyond):
+    """A Gaussian around the frame before, of `size` weights that do not add up to 1; beyond the ends zeros, or as many frames
+    of the end again.
+    """
+    half = size // 2
+    ends = (scores, scores[::-1]) if beyond == "again" else ([0], [0])
+    padded = np.hstack([np.resize(ends[0], half), scores, np.resize(ends[1], half)[::-1]])
+    weights = 1 / (sigma * np.sqrt(2 * np.pi)) * np.exp(-0.5 * ((np.arange(size) - half + 1) / sigma) ** 2)
+    return np.correlate(padded, weights, "valid")
 
 
-def hf2vad(frames):
-    """HF2-VAD: a video's first 4 frames are left out, then a median over 17 frames, zeros beyond its ends."""
-    first = np.concatenate([np.arange(count) >= 4 for count in frames.counts])
-    return frames.only(first).map(lambda scores: median_filter(scores, 17, mode="constant"))
+SMOOTHINGS = {"within": metrics.average_within, "gaussian": gaussians, "off centre": off_centre,
+              "median": lambda scores, size: median_filter(scores, size, mode="constant")}
+AED_MAE = "code: ristea/aed-mae, inference.py, util/abnormal_utils.py"
+PROTOCOLS = (
+    Protocol("average of 10 across videos", "LBR-SPR, official code of May 2023 (default)", "its output (golden files)",
+             smoothing=("across", 10)),
+    Protocol("no smoothing", "LBR-SPR, official code of March 2022; RTFM, C2FPL",
+             "its output (golden files); code: tianyu0207/RTFM, test_10crop.py; AnasEmad11/C2FPL, test.py"),
+    Protocol("this run's smoothing, testing frames alone", "", "this suite", smoothing=("across", None), testing=True),
+    Protocol("average of 10 within videos", "", "this suite", smoothing=("within", 10)),
+    Protocol("average of 10 within, videos scaled to 0..1", "", "this suite", smoothing=("within", 10), rescale="video"),
+    Protocol("no smoothing, empty frames at video's minimum", "", "this suite", "video"),
+    Protocol("as Liu 2018 (4 frames out, videos scaled to 0..1)", "Future Frame Prediction (CVPR 2018)",
+             "code: StevenLiuWen/ano_pred_cvpr2018, Codes/evaluate.py", "all", 4, "video"),
+    Protocol("as HF2-VAD (4 frames out, median of 17)", "HF2-VAD (ICCV 2021)",
+             "code: LiUzHiAn/hf2vad, eval.py, utils/eval_utils.py", "zero", 4, smoothing=("median", 17)),
+    Protocol("as AI-VAD (Gaussian of 3)", "AI-VAD (2022)", "code: talreiss/Accurate-Interpretable-VAD, evaluate.py", "all",
+             smoothing=("gaussian", 3), pads=(0, sys.float_info.max)),
+    Protocol("as STG-NF (Gaussians of 1 to 6)", "STG-NF (ICCV 2023)", "code: orhir/STG-NF, utils/scoring_utils.py", "all",
+             smoothing=("gaussian", 1, 2, 3, 4, 5, 6)),
+    Protocol("as Jigsaw-VAD (videos scaled, Gaussian of 20)", "Jigsaw-VAD (ECCV 2022), Ped2 and Avenue",
+             "code: gdwang08/Jigsaw-VAD, tool/evaluate.py, aggregate.py", "zero", 0, "video", ("off centre", 49, 20, "again"),
+             pads=(0, 1)),
+    Protocol("as AED-MAE, Avenue (Gaussian of 11)", "AED-MAE (CVPR 2024)", AED_MAE, "all",
+             smoothing=("off centre", 37, 11, "zeros"), pads=(0, 1)),
+    Protocol("as AED-MAE, ShanghaiTech (Gaussian of 282, scaled)", "AED-MAE (CVPR 2024)", AED_MAE, "all",
+             smoothing=("off centre", 899, 282, "zeros"), rescale="video", pads=(0, 1)),
+    Protocol("videos of one class left out", "", "this suite", smoothing=("across", None), micro=False, pads=()),
+    Protocol("as CKNN (videos scaled, Gaussian of 5)", "CKNN (CIKM 2024)", "code: two copies (ssoree912/UVAD, "
+             "Anonymous-DKNN/Anonymous-DKNN: main2_evaluate.py, codes/bbox.py, configs); the authors' own was not seen",
+             "zero", 0, "video", ("gaussian", 5), micro=False, pads=(0, 10**6)),
+    Protocol("as UBnormal (no smoothing)", "UBnormal (CVPR 2022)", "code: lilygeorgescu/UBnormal, scripts/compute_auc_score.py",
+             scale="all", micro=False, pads=(0, 1)),
+    Protocol("as SSMTL (padded where no frame is normal)", "SSMTL (CVPR 2021)", "its author's words, lilygeorgescu/AED-SSMTL "
+             "issue 11; smoothing not known", smoothing=("across", None), rescale="all", micro=False, pads=(0,)),
+    Protocol("as SSPCAB (padded: lowest, highest score)", "SSPCAB (CVPR 2022)", "its author's words, ristea/sspcab issue 8; "
+             "smoothing not known", smoothing=("across", None), rescale="all", micro=False, pads=(0, 1)),
+)
+BRIEF = ("micro, no smoothing", "micro, this run's smoothing, testing frames alone", "micro, average of 10 within videos",
+         "macro, as CKNN (videos scaled, Gaussian of 5)")  # what test.py prints beside the official row
 
 
-def ai_vad(frames):
-    """AI-VAD: a Gaussian of 3 frames in each video."""
-    return frames.map(lambda scores: gaussian_filter1d(scores, 3))
-
-
-def stg_nf(frames):
-    """STG-NF: Gaussians of 1, 2, ... 6 frames in each video, one after another."""
-    def smooth(scores):
-        for sigma in range(1, 7):
-            scores = gaussian_filter1d(scores, sigma)
+def filled(scores, fill=None):
+    """With another score for frames without boxes, None for the others' lowest; unchanged where all or none have boxes."""
+    empty = scores == metrics.NO_BOX
+    if empty.all() or not empty.any():
         return scores
-    return frames.map(smooth)
+    return np.where(empty, scores[~empty].min() if fill is None else fill, scores)
 
 
-def scaled(frames):
-    """Each video's scores brought to 0..1; a video of equal scores to 0."""
-    return frames.map(lambda scores: (scores - scores.min()) / (np.ptp(scores) or 1))
+def scaled(scores):
+    """Brought to 0..1; equal scores to 0."""
+    return (scores - scores.min()) / (np.ptp(scores) or 1)
 
 
-def empty_at_minimum(frames):
-    """Frames without boxes at the lowest score of their video's other frames, in place of -20."""
-    def fill(scores):
-        empty = scores == metrics.NO_BOX
-        return np.where(empty, scores[~empty].min(), scores) if 0 < empty.sum() < len(scores) else scores
-    return frames.map(fill)
+def rescaled(frames, way):
+    """The frames with their scores brought to 0..1, see Protocol.scale."""
+    inside = way != "all" or not len(frames.scores) or 0 <= frames.scores.min() <= frames.scores.max() <= 1
+    return frames.map(scaled) if way == "video" else frames if inside else frames._replace(scores=scaled(frames.scores))
+
+
+def applied(protocol, frames, window_size):
+    """The frames that a protocol computes figures from, with their scores as it wants them."""
+    if protocol.empty in ("all", "zero"):
+        frames = frames._replace(scores=filled(frames.scores, frames.zero if protocol.empty == "zero" else None))
+    frames = frames.map(filled) if protocol.empty == "video" else frames
+    frames = frames.only(np.concatenate([np.arange(count) >= protocol.left_out for count in frames.counts]))
+    frames = rescaled(frames, protocol.scale)
+    kind, *numbers = protocol.smoothing
+    if kind in SMOOTHINGS:
+        frames = frames.map(SMOOTHINGS[kind], *numbers)
+    else:
+        frames = frames._replace(scores=metrics.moving_average(frames.scores, numbers[0] or window_size))
+    frames = rescaled(frames, protocol.rescale)
+    known = frames.labels >= 0
+    return frames.only(known)._replace(labels=frames.labels[known].astype(bool))
+
+
+def official(frames, window_size):
+    """The labelled frames with the official smoothing: a moving average over all videos in a row."""
+    return applied(PROTOCOLS[0]._replace(smoothing=("across", window_size)), frames, window_size)
 
 
 def testing_alone(frames):
-    """The frames of the testing videos."""
-    return frames.only(np.repeat(frames.testing, frames.counts))
+    """The frames of the testing videos, or all where there are none."""
+    return frames.only(np.repeat(frames.testing, frames.counts)) if frames.testing.any() else frames
 
 
-def video_aurocs(frames, convention="none"):
-    """AUROC of each video by itself, (V,), NaN where a video has none.
-
-    convention: what is done for videos whose frames are all of one class. none: they have no AUROC; ssmtl: a normal frame
-    of the lowest score (0 on a scale of 0..1) is put in front where a video has no normal one; sspcab: every video gets a
-    normal frame of the lowest score in front and an abnormal one of the highest (0 and 1) behind; ai-vad: every video gets
-    a normal frame of score 0 and an abnormal one of its own highest score.
-    """
-    low, high = frames.scores.min(), frames.scores.max()
+def video_aurocs(frames, pads=()):
+    """AUROC of each video by itself, (V,), NaN where a video has none. pads: see Protocol."""
     found = []
     for scores, labels in zip(frames.split(frames.scores), frames.split(frames.labels)):
-        if convention == "ssmtl" and labels.all():
-            scores, labels = np.append(low, scores), np.append(False, labels)
-        elif convention == "sspcab":
-            scores, labels = np.hstack([low, scores, high]), np.hstack([False, labels, True])
-        elif convention == "ai-vad":
-            scores, labels = np.hstack([0, scores, scores.max()]), np.hstack([False, labels, True])
-        found.append(metrics.evaluate(scores, labels)["auroc"])
-    return np.array(found, np.float64)
+        if len(pads) == 2 or pads and labels.all():
+            scores, labels = np.hstack([pads[0], scores, *pads[1:]]), np.hstack([[False], labels, [True] * (len(pads) - 1)])
+        found.append(metrics.rank_auroc(scores, labels.astype(bool)))
+    return np.array(found)
 
 
-MACRO = {
-    "none": "videos of one class left out",
-    "ssmtl": "as SSMTL (padded where no frame is normal)",
-    "sspcab": "as SSPCAB (padded: lowest, highest score)",
-    "ai-vad": "as AI-VAD (padded: 0, own highest score)",
-}
-
-
-def variants(frames, window_size):
-    """Name -> frames as a protocol wants them, the run's own (official) first."""
-    found = {f"micro, average of {window_size} across videos" if window_size > 1 else "micro, no smoothing":
-             box_across(frames, window_size)}
-    found.setdefault("micro, no smoothing", frames)
-    found.setdefault("micro, average of 10 across videos", box_across(frames, 10))
-    if not frames.testing.all() and frames.testing.any():
-        found["micro, this run's smoothing, testing frames alone"] = testing_alone(box_across(frames, window_size))
-    found["micro, average of 10 within videos"] = box_within(frames, 10)
-    found["micro, as HF2-VAD (4 frames out, median of 17)"] = hf2vad(frames)
-    found["micro, as AI-VAD (Gaussian of 3)"] = ai_vad(frames)
-    found["micro, as STG-NF (Gaussians of 1 to 6)"] = stg_nf(frames)
-    found["micro, no smoothing, videos scaled to 0..1"] = scaled(frames)
-    found["micro, average of 10 within, videos scaled to 0..1"] = scaled(box_within(frames, 10))
-    if (frames.scores == metrics.NO_BOX).any():
-        found["micro, no smoothing, empty frames at video's minimum"] = empty_at_minimum(frames)
-    return found
+def of_run(frames, window_size):
+    """The protocols that say something of these frames, that of the run's settings (official) first."""
+    first = PROTOCOLS[window_size == 1]
+    if window_size not in (1, 10):
+        first = first._replace(name=f"average of {window_size} across videos", smoothing=("across", window_size))
+    mixed, empty = 0 < frames.testing.sum() < len(frames.testing), (frames.scores == metrics.NO_BOX).any()
+    return [first, *(protocol for protocol in PROTOCOLS if protocol.name != first.name and (mixed or not protocol.testing)
+                     and (empty or protocol.empty != "video"))]
 
 
 def table(frames, window_size, times=bootstrap.TIMES):
-    """The figures of all protocols: a list of dicts, the official row first and marked.
+    """The figures of all protocols: a list of dicts, the official one first and marked, micro before macro.
 
-    Keys: name, official, auroc, eer, average_precision (0..1; None where a protocol has none), and low, high: the ends of
-    the AUROC's 95% interval over videos, likewise eer_low, ...; videos: how many have an AUROC of their own (macro rows).
-    Micro: all frames in one ROC curve; macro: the mean of the testing videos' own AUROC, with the run's smoothing.
+    Keys: name, official, auroc; low, high: the ends of its 95% interval over videos (NaN where it has none); in micro rows
+    eer, eer_low, ..., average_precision, ..., pr_auc as `metrics.evaluate` defines them (the official EER in the official
+    row alone); in macro rows videos: how many have an AUROC of their own.
     """
-    rows = []
-    for name, of_protocol in variants(frames, window_size).items():
-        figures = metrics.evaluate(of_protocol.scores, of_protocol.labels)
-        if figures["auroc"] is None:  # what a protocol leaves out can leave one class alone
-            continue
-        drawn = bootstrap.resamples(len(of_protocol.counts), times)
-        resampled = bootstrap.resampled_figures(of_protocol.scores, of_protocol.labels, of_protocol.video, drawn)
-        rows.append(_row(name, not rows, figures, resampled, len(of_protocol.counts)))
-    smooth = box_across(frames, window_size)
-    for convention, words in MACRO.items():
-        found = video_aurocs(testing_alone(smooth) if frames.testing.any() else smooth, convention)
+    micro, macro = [], []
+    for protocol in of_run(frames, window_size):
+        ready = applied(protocol, frames, window_size)
+        alone = testing_alone(ready)
+        if protocol.micro:
+            ready = alone if protocol.testing else ready
+            figures = metrics.evaluate(ready.scores, ready.labels, official=not micro)
+            if figures["auroc"] is not None:  # what a protocol leaves out can leave one class alone
+                drawn = bootstrap.resamples(len(ready.counts), times)
+                many = bootstrap.resampled_figures(ready.scores, ready.labels, ready.video, drawn)
+                micro.append(_row(f"micro, {protocol.name}", not micro, figures, many.T, len(ready.counts)))
+        found = video_aurocs(alone, protocol.pads or ())
         found = found[np.isfinite(found)]
-        if len(found):
-            drawn = bootstrap.resamples(len(found), times)
-            rows.append(_row(f"macro, {words}", False, {"auroc": float(found.mean())}, (drawn @ found / len(found))[:, None],
-                             len(found)) | {"videos": len(found)})
-    return rows
+        if protocol.pads is not None and len(found):
+            many = bootstrap.resamples(len(found), times) @ found / len(found)
+            figures = {"auroc": float(found.mean()), "videos": len(found)}
+            macro.append(_row(f"macro, {protocol.name}", False, figures, [many], len(found)))
+    return micro + macro
 
 
-def _row(name, official, figures, resampled, videos):
-    row = {"name": name, "official": official}
-    for key, prefix, values in zip(("auroc", "eer", "average_precision"), ("", "eer_", "average_precision_"), resampled.T):
-        row[key] = figures[key]
+def _row(name, first, figures, resampled, videos):
+    row = {"name": name, "official": first, **figures}
+    for key, prefix, values in zip(("auroc", "eer", "average_precision"), ("", "eer_", "average_precision_"), resampled):
         row[f"{prefix}low"], row[f"{prefix}high"] = bootstrap.interval(figures[key], values, videos)
     return row
 
 
-def of_dataset(dataset, scores, labels):
-    """The Frames of a dataset's chosen videos. scores, labels: (F,) of their chosen frames."""
-    counts, testing = np.array([[len(video.chosen), video.testing] for video in dataset.videos]).T
-    return Frames(scores, labels, [video.name for video in dataset.videos], counts, testing.astype(bool))
-
-
-def of_results(made, scores, labels):
-    """The Frames that test.py scored; made: its metrics.json, scores and labels: its arrays (F,)."""
-    names, _, counts = zip(*made["videos"])
-    return Frames(scores, labels, list(names), np.array(counts), np.arange(len(counts)) >= made["training_videos"])
-
-
-def figure(row, key, prefix=""):
+def figure(row, key="auroc", prefix=""):
     """"95.96% [93.13, 98.07]"."""
     return f"{row[key]:7.2%} [{100 * row[prefix + 'low']:6.2f}, {100 * row[prefix + 'high']:6.2f}]"
 
 
-def lines(rows):
-    """The table as text, the official row marked."""
+def lines(rows, brief=False):
+    """The table as text, the official row marked; brief: that and the rows of BRIEF alone."""
+    rows = [row for row in rows if not brief or row["official"] or row["name"] in BRIEF]
     width = max(len(row["name"]) for row in rows) + 2
-    shown = [f"{'':{width}}{'AUROC':25}{'EER':25}average precision   (95% intervals over videos)"]
+    shown = [f"{'':{width}}  AUROC [95% over videos]     EER       AP   PR-AUC"]
     for row in rows:
-        name = ("* " if row["official"] else "  ") + row["name"]
-        parts = [figure(row, key, prefix) for key, prefix in
-                 (("auroc", ""), ("eer", "eer_"), ("average_precision", "average_precision_")) if key in row]
-        shown.append(f"{name:{width}}" + "".join(f"{part:25}" for part in parts).rstrip()
-                     + (f"   {row['videos']} videos" if "videos" in row else ""))
-    return [*shown, "* official: the protocol of this run's settings; docs/EVALUATION.md tells which paper uses which"]
+        more = "".join(f"{row[key]:9.2%}" for key in ("eer", "average_precision", "pr_auc") if key in row)
+        shown.append(f"{('* ' if row['official'] else '  ') + row['name']:{width}} {figure(row)}"
+                     + (more or f"   {row['videos']} videos"))
+    return [*shown, "* official: the protocol of this run's settings; " + (
+        "all protocols are in metrics.json and the report" if brief else "docs/EVALUATION.md says which paper uses which")]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from utils import text
 from utils.errors import UserError
 from utils.evaluation import bootstrap
 
@@ -26,21 +27,32 @@ class Regions(NamedTuple):
 def read_tracks(folder, videos):
     """Region and track files: NAME.txt per testing video, lines of track, frame (from 0), x1, y1, x2, y2.
 
-    videos: of datasets.Video. Numbers are separated by commas or blanks; a video without anomalies has an empty file.
-    Raises UserError where a file is missing or does not fit the video.
+    videos: of datasets.Video. Numbers stand between commas or blanks; a video without anomalies has an empty file. Of lines
+    with the same track and frame the last one counts, as in the code of the ShanghaiTech annotations.
+    Raises UserError where a file is missing, or names the line that is no such region.
     """
     boxes, tracks = [np.empty((0, 5))], [np.empty((0, 2), int)]
     for number, video in enumerate(videos):
-        path = Path(folder, f"{video.bare}.txt")
-        try:
-            text = path.read_text(encoding="utf-8").replace(",", " ")
-            rows = np.array(text.split(), np.float64).reshape(-1, 6)
-        except FileNotFoundError:
-            raise UserError(f"{path}: not there; every testing video needs its file of tracks (empty if it has none)") from None
-        except (ValueError, UnicodeDecodeError):
-            raise UserError(f"{path}: must hold lines of six numbers: track, frame, x1, y1, x2, y2") from None
-        if len(rows) and not (0 <= rows[:, 1].min() and rows[:, 1].max() < len(video) and np.isfinite(rows).all()):
-            raise UserError(f"{path}: names frames outside 0 to {len(video) - 1} of video {video.name}")
+        path, regions = Path(folder, f"{video.bare}.txt"), {}
+        if not path.is_file():
+            raise UserError(f"{path}: not there; every testing video needs its file of tracks (empty if it has none)")
+        lines = text.rows(path)
+        for line, cells in lines:
+            try:
+                track, frame, *box = map(float, cells)
+                x1, y1, x2, y2 = box
+                whole = track % 1 == frame % 1 == 0 and x1 <= x2 < np.inf and y1 <= y2 < np.inf
+            except ValueError:
+                whole = False
+            if not whole:
+                raise UserError(f"{path}: line {line} is {' '.join(cells)}: must be six numbers: track, frame (from 0), x1, "
+                                "y1, x2, y2, with x1 <= x2 and y1 <= y2")
+            if not 0 <= frame < len(video):
+                raise UserError(f"{path}: line {line} names frames outside 0 to {len(video) - 1} of video {video.name}")
+            regions[track, frame] = box
+        if len(regions) < len(lines):
+            print(f"note: {path}: a track twice in a frame: {len(lines) - len(regions)} times; the last line counts")
+        rows = np.array([[*key, *box] for key, box in regions.items()]).reshape(-1, 6)
         boxes.append(np.column_stack([rows[:, 1] + video.first, rows[:, 2:]]))
         tracks.append(np.column_stack([np.full(len(rows), number), rows[:, 0]]).astype(int))
     return Regions(np.concatenate(boxes), np.unique(np.concatenate(tracks), axis=0, return_inverse=True)[1].ravel())
@@ -102,7 +114,8 @@ def evaluate(detections, scores, regions, counts, times=bootstrap.TIMES):
     detections: (N, 5) frame x1 y1 x2 y2, sorted by frame; scores: (N,); regions: Regions; counts: (V,) frames of each
     testing video, whose frames are numbered from 0 through all of them. A region is detected at a threshold if any
     detection of at least that score meets it; a detection that meets no region is a false positive. The curve is the share
-    of regions (tracks) detected against false positives per frame; its area is taken from 0 to 1, extended flat.
+    of regions (tracks) detected against false positives per frame; its area is taken from 0 to 1, extended flat. Detections
+    of equal score pass a threshold together (in the original one after another, so that their order matters).
     Returns {"rbdc", "rbdc_low", "rbdc_high", "tbdc", ...}. Raises UserError if there are no regions.
     """
     if not len(regions.boxes):

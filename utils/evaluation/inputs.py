@@ -1,0 +1,152 @@
+"""Frame scores and their labels, of this suite's runs or in the files that other people have."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from utils import files, text
+from utils.errors import UserError
+
+FORMS = (".npy", ".txt", ".csv")
+
+
+class Frames(NamedTuple):
+    """Frame scores of a mode before smoothing, in order of its videos."""
+
+    scores: np.ndarray  # (F,) float64
+    labels: np.ndarray  # (F,) bool, or int with -1 for frames that smoothing sees and figures leave out
+    names: list  # of the V videos
+    counts: np.ndarray  # (V,) frames of each
+    testing: np.ndarray  # (V,) bool: whether a video belongs to the testing set
+    zero: float = None  # score of a box that is reconstructed without any error, where it is known
+
+    @property
+    def video(self):
+        """(F,) the video of each frame, from 0."""
+        return np.repeat(np.arange(len(self.counts)), self.counts)
+
+    def split(self, values):
+        """(F,) -> one array per video."""
+        return np.split(np.asarray(values), np.cumsum(self.counts)[:-1])
+
+    def map(self, function, *rest):
+        """The same frames with scores changed video by video."""
+        if not len(self.counts):
+            return self
+        return self._replace(scores=np.concatenate([function(part, *rest) for part in self.split(self.scores)]))
+
+    def only(self, keep):
+        """Those frames alone where keep (F,) is true, of the videos that have any."""
+        counts = np.bincount(self.video[keep], minlength=len(self.counts))
+        left = counts > 0
+        return self._replace(scores=self.scores[keep], labels=self.labels[keep], counts=counts[left],
+                             names=[name for name, stays in zip(self.names, left) if stays], testing=self.testing[left])
+
+
+def of_dataset(dataset, scores, labels, zero=None):
+    """The Frames of a dataset's chosen videos. scores, labels: (F,) of their chosen frames; zero: see Frames."""
+    counts, testing = np.array([[len(video.chosen), video.testing] for video in dataset.videos]).T
+    return Frames(np.asarray(scores, np.float64), labels, [video.name for video in dataset.videos], counts,
+                  testing.astype(bool), zero)
+
+
+def of_results(made, scores, labels):
+    """The Frames that test.py scored; made: its metrics.json, scores and labels: its arrays (F,)."""
+    names, _, counts = zip(*made["videos"])
+    return Frames(np.asarray(scores, np.float64), labels, list(names), np.array(counts),
+                  np.arange(len(counts)) >= made["training_videos"], made.get("zero_score"))
+
+
+def vector(source, path, what="score"):
+    """(n,) float64 of a .npy or text file, or of an array out of `path`. Raises UserError unless it is a number per frame."""
+    array, path = (source, path) if isinstance(source, np.ndarray) else (None, source)
+    if array is None and (path.suffix == ".npy" or not path.is_file()):
+        array = files.load_array(path)
+    if array is None:
+        rows = [cells for _, cells in text.rows(path)]
+        try:
+            array = np.array(rows[0] if len(rows) == 1 else [cell for (cell,) in rows], np.float64)
+        except ValueError as error:
+            raise UserError(f"{path}: holds no column of numbers: wanted is one {what} per line, without a header, of all "
+                            f"frames in order ({error})") from None
+    if array.dtype.kind not in "buif" or max(array.shape, default=1) != array.size or not np.isfinite(array).all():
+        raise UserError(f"{path}: must hold one finite {what} per frame, is {array.shape} of {array.dtype}")
+    return array.ravel().astype(np.float64)
+
+
+def listed(path):
+    """{video: its file or array} of a folder or .npz archive, by name; {None: the file} of one array of all frames."""
+    if path.is_dir():
+        found = sorted(file for file in path.iterdir() if file.suffix in FORMS and not file.name.startswith("."))
+        if len({file.stem for file in found}) < len(found):
+            raise UserError(f"{path}: has two files for one video: {', '.join(file.name for file in found)}")
+        return {file.stem: file for file in found}
+    if path.suffix != ".npz":
+        return {None: path}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in sorted(archive)}
+    except Exception as error:  # damaged archives raise many different types
+        raise UserError(f"{path}: not a whole .npz file of plain arrays ({error})") from None
+
+
+def labelled(path, lengths, named):
+    """The Frames that labels without a dataset describe, scores 0. Raises UserError where they are not whole.
+
+    path: see `listed`; lengths: numbers with commas between or a file of them, where it is one array: the frames of each
+    video; named: names from elsewhere, which such videos then have if they are as many.
+    """
+    found = listed(path)
+    labels = [vector(source, path, "label") for source in found.values()]
+    counts, names, labels = np.array([len(part) for part in labels]), list(found), np.concatenate([*labels, []])
+    if not {0, 1} <= set(labels) <= {-1, 0, 1}:
+        raise UserError(f"{path}: must hold 0 (normal) and 1 (abnormal), or -1 (left out), holds {np.unique(labels)[:9]}")
+    if None in found:
+        if not lengths:
+            raise UserError(f"{path}: is one array of all frames: add the videos' --lengths 180,150,120 or a file of them")
+        file = Path(lengths)
+        try:
+            counts = vector(file, file, "length") if file.is_file() else np.array(lengths.split(","), np.float64)
+        except ValueError:
+            counts = np.array([0.5])
+        if (counts < 1).any() or (counts % 1).any() or counts.sum() != len(labels):
+            raise UserError(f"--lengths {lengths}: must be each video's number of frames, {len(labels):,} in all, from numbers "
+                            "with commas between or a file")
+        names = list(named) if len(named) == len(counts) else [str(number) for number in range(1, len(counts) + 1)]
+    counts = counts.astype(np.int64)
+    return Frames(np.zeros(len(labels)), labels.astype(np.int8), names, counts, np.ones(len(counts), bool))
+
+
+def scored(frames, path, of, repeat=1, chosen=None):
+    """The frames with a method's scores, or those of the chosen videos (names) alone.
+
+    path: see `listed`; of: what the frames are of, for messages; repeat: each score stands for so many frames, a video's last
+    one for those to its end. Raises UserError where scores are missing or do not fit the frames.
+    """
+    found, counts = listed(path), frames.counts
+    if None in found:
+        whole = vector(path, path)
+        clips = next((n for n in (-(-counts // repeat), counts // repeat) if n.sum() == len(whole)), None)
+        if clips is None:
+            raise UserError(f"{path}: has {len(whole):,} scores, {of} has {counts.sum():,} frames"
+                            + f", {-(-counts // repeat).sum():,} clips" * (repeat > 1))
+        parts = np.split(whole, np.cumsum(clips)[:-1])
+    elif len(set(frames.names)) < len(frames.names):
+        raise UserError(f"{path}: {of} has two videos of one name: give the scores as one array of all frames")
+    else:
+        parts = [found.get(name) for name in frames.names]
+        if more := sorted(found.keys() - set(frames.names)):
+            print(f"note: {path}: left out are {len(more)} videos that {of} does not have, such as {more[0]}")
+    if unknown := set(chosen or []) - set(frames.names):
+        raise UserError(f"--videos: {of} has no video {min(unknown)}; it has {', '.join(frames.names[:9])} (of {len(counts)})")
+    keep = np.isin(frames.names, chosen) if chosen else np.ones(len(counts), bool)
+    frames, parts = frames.only(np.repeat(keep, counts)), [part for part, stays in zip(parts, keep) if stays]
+    for v, (name, count) in enumerate(zip(frames.names, frames.counts)):
+        if parts[v] is None:
+            raise UserError(f"{path}: no scores of video {name} (looked for {name}{', '.join(FORMS)}); --videos takes a part")
+        part = vector(parts[v], path)
+        if not len(part) or len(part) not in (count // repeat, -(-count // repeat)):
+            raise UserError(f"{path}: has {len(part):,} scores, video {name} has {count:,} frames")
+        parts[v] = np.repeat(part, repeat)[np.minimum(np.arange(count), len(part) * repeat - 1)]
+    return frames._replace(scores=np.concatenate(parts))

@@ -1,0 +1,65 @@
+"""A folder for one process at a time."""
+
+import contextlib
+import functools
+import os
+from pathlib import Path
+
+import filelock
+
+from utils.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+
+@contextlib.contextmanager
+def locked(folder, shared=False):
+    """Holds a folder for one process; a killed process lets go of it. Raises UserError if another one has it.
+
+    shared: only that nobody may write there meanwhile; where the folder can't be written it is not held at all. On Windows,
+    which has no shared locks, it is held as for writing. Where a file system has no locks one line says so.
+    """
+    handle = _lock_file(Path(folder), shared)
+    try:
+        if handle is not None and not _lock(handle, shared, folder):
+            raise UserError(f"{folder}: another process is at work there: wait until it is done")
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock_file(folder, shared):
+    """The open file that stands for a folder, or None where a shared lock needs none."""
+    flags = os.O_CREAT | (os.O_RDONLY if shared else os.O_RDWR) | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        if not shared:
+            folder.mkdir(parents=True, exist_ok=True)
+        return os.open(folder / ".lock", flags, 0o644)
+    except OSError as error:
+        if shared:
+            return None
+        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+
+
+def _lock(handle, shared, folder):
+    """Takes the lock on an open file until it is closed; whether no other process had it."""
+    try:
+        if not shared or fcntl is None:
+            return filelock.lock_descriptor(handle, blocking=False)
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    except OSError as error:  # a network file system without them, for one
+        tell_unlocked(os.fstat(handle).st_dev, folder, error.strerror)
+        return True
+
+
+@functools.cache
+def tell_unlocked(disk, folder, reason):
+    """Says once for a disk that it has no locks."""
+    print(f"warning: {folder}: this file system has no locks ({reason}): start nothing else that works there at the same time")

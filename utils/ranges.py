@@ -41,7 +41,7 @@ def read_ranges(path, lines, known):
 
 def _pairs(cells, unit, where):
     """(first, last, whether they are seconds) of each event in the cells behind a video's name."""
-    words = re.sub(r"(?<=\d)\s*[-\u2013]\s*(?=\d)", "\n", "\n".join(cells).rstrip()).split("\n")  # 10-15 is a pair
+    words = re.sub(r"(?<=\d)(\n[-\u2013]\n| *[-\u2013] *)(?=\d)", "\n", "\n".join(cells).rstrip()).split("\n")  # 10-15: a pair
     while len(words) > 1 and (beside := [k for k in (0, -1) if not re.search(r"\d", words[k])]):
         words.pop(beside[0])
     if words == [""] and len(cells) > 1:

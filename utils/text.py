@@ -41,7 +41,9 @@ def rows(path):
     content = read(path)
     first = re.sub('"[^"]*"', "", content.lstrip().partition("\n")[0])
     delimiter = max("\t;|,", key=first.count)
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter if delimiter in first else " ",
+    if delimiter not in first:
+        delimiter, content = " ", re.sub("[ \t]+$", "", content, flags=re.MULTILINE)
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter,
                         skipinitialspace=True, strict=True)
     try:
         lines = [(reader.line_num, [re.sub("^'(?=[=+@-])", "", cell.strip()) for cell in row]) for row in reader]

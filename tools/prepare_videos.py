@@ -1,6 +1,6 @@
 """Make a dataset of your own videos: raw_datasets/NAME and configs/NAME.cfg.
 
-    python -m tools.prepare_videos NAME FILES_OR_FOLDERS... [--labels FILE.csv] [--fps F] [--long_side PIXELS]
+    python -m tools.prepare_videos NAME FILES_OR_FOLDERS... [--labels FILE.csv] [--fps F] [--long_side PIXELS] [--copy]
     python run_pipeline.py --dataset_name NAME --mode test
 
 A video is a file that OpenCV reads, or a folder of frames (.png, .jpg, ...); other folders are searched for both.
@@ -15,6 +15,7 @@ writes  raw_datasets/NAME/videos/       a link to each video that can be read in
     normal. A word beside the numbers (a class) is passed over; what else is not understood is refused, with its line.
 --fps F: frames per second to keep; a video that has more is thinned to them, a folder of frames is taken to have them.
 --long_side: larger frames are made smaller, which is faster: 640 is as large as the paper's data.
+--copy: copies in place of links, as where the file system has no links.
 
 The rule, from the smallest frame size (it gives the settings of the paper's datasets, within a factor of 3.4 in area):
     min_area         a square with 1/16 of the short side, 8 pixels at least: 240x360 -> 15 * 15
@@ -49,7 +50,7 @@ class Plan(NamedTuple):
     kept: list  # numbers of the source's frames that are kept
     rate: float | None  # frames per second afterwards
     size: tuple  # (H, W) afterwards
-    how: str  # "link", "links" to each frame under a name that sorts, or "frames"
+    how: str  # "link", "links" to each frame under a name that sorts, "copy", "copies" of frames, or "frames" as .jpg
 
 
 def main():
@@ -59,6 +60,7 @@ def main():
     parser.add_argument("--labels", type=Path, metavar="FILE.csv")
     parser.add_argument("--fps", type=float, metavar="F")
     parser.add_argument("--long_side", type=int, metavar="PIXELS")
+    parser.add_argument("--copy", action="store_true")
     args = parser.parse_args()
     root, config = datasets.RAW / args.name, Path("configs", f"{args.name}.cfg")
     check(args, root, config)
@@ -67,6 +69,8 @@ def main():
     plans = [plan(source, args.fps, args.long_side) for source in sources]
     ranges = None if lines is None else labels(args.labels, lines, sources, plans, args.fps)
     with locked(datasets.RAW):
+        if args.copy or not has_links(datasets.RAW):
+            plans = list(map(copied, sources, plans))
         write(root, sources, plans, ranges)
     settings = rule([plan.size for plan in plans])
     with files.whole(config) as file:
@@ -119,19 +123,37 @@ def labels(path, lines, sources, plans, fps):
     return made
 
 
+def has_links(folder):
+    """Whether a folder can hold symbolic links; says so where it cannot."""
+    try:
+        os.symlink(os.curdir, folder / ".link")
+        os.unlink(folder / ".link")
+        return True
+    except OSError as error:  # FAT, some network drives, Windows without its developer mode
+        print(f"note: {folder}: no symbolic links there ({error.strerror}): copies in place of links")
+        return False
+
+
+def copied(source, plan):
+    """The plan with copies in place of links."""
+    return plan._replace(how={"link": "copies" if source.frames else "copy", "links": "copies"}.get(plan.how, plan.how))
+
+
 def write(root, sources, plans, ranges):
     """Writes raw_datasets/NAME as a whole."""
     part = root.with_name(root.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     (part / "videos").mkdir(parents=True)
     for source, plan in zip(sources, plans):
-        place = part / "videos" / (source.name + (source.path.suffix if plan.how == "link" and not source.frames else ""))
-        if plan.how == "link":
-            place.symlink_to(source.path.resolve())
-        elif plan.how == "links":
+        as_it_is = plan.how in ("link", "copy")
+        place = part / "videos" / (source.name + (source.path.suffix if as_it_is and not source.frames else ""))
+        put = os.symlink if plan.how in ("link", "links") else shutil.copyfile
+        if as_it_is:
+            put(source.path.resolve(), place)
+        elif plan.how in ("links", "copies"):
             place.mkdir()
             for k, name in enumerate(source.frames, 1):
-                (place / f"{k:06d}{Path(name).suffix.lower()}").symlink_to((source.path / name).resolve())
+                put((source.path / name).resolve(), place / f"{k:06d}{Path(name).suffix.lower()}")
         else:
             extract(source, plan, place)
     files.save_csv(part / "videos.csv", [
@@ -174,7 +196,8 @@ def rule(sizes):
 def tell(args, root, config, sources, plans, settings):
     """The lines a user reads."""
     for source, plan in zip(sources, plans):
-        how = {"link": "a link", "links": "links to its frames", "frames": "frames written as .jpg"}[plan.how]
+        how = {"link": "a link", "links": "links to its frames", "frames": "frames written as .jpg",
+               "copy": "a copy", "copies": "copies of its frames"}[plan.how]
         rate = f"{plan.rate:g} fps" if plan.rate else "fps unknown"
         print(f"  {source.name}: {len(plan.kept):,} frames of {plan.size[0]}x{plan.size[1]}, {rate}; {how}")
     print(f"wrote {root}: {len(sources)} videos, {sum(len(plan.kept) for plan in plans):,} frames, "

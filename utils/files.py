@@ -163,12 +163,10 @@ def whole(path, sync=False):
         with open(part, "xb") as file:
             yield file
             file.flush()
-            if sync:
-                os.fsync(file.fileno())
             size = file.seek(0, os.SEEK_END)
         if part.stat().st_size != size:
             raise OSError(errno.EIO, f"{part.stat().st_size:,} of {size:,} bytes are there")
-        rename(part, path)
+        rename(part, path, sync)
     except BaseException as error:
         with contextlib.suppress(OSError):  # the folder may have become read-only
             part.unlink(missing_ok=True)
@@ -179,8 +177,14 @@ def whole(path, sync=False):
         raise
 
 
-def rename(part, path):
-    """Gives a finished file its name, in place of what has it; waits a little where another program has that open."""
+def rename(part, path, sync=False):
+    """Gives a finished file its name, in place of what has it; waits a little where another program has that open.
+
+    sync: only once it is on the disk, so that a power failure leaves the old file or the new one.
+    """
+    if sync:
+        with open(part, "r+b") as file:
+            os.fsync(file.fileno())
     for seconds in WAITS:
         with contextlib.suppress(PermissionError):
             return os.replace(part, path)

@@ -182,7 +182,7 @@ def test_official_model_without_its_scores(tree, golden):
 
 
 @pytest.mark.parametrize("spoil, names", [
-    (lambda root: next(root.glob("Test/Test002_gt/*.bmp")).unlink(), ["Test002", "8 frames", "7 labels"]),
+    (lambda root: next(root.glob("Test/Test002_gt/*.bmp")).unlink(), ["Test002_gt", "7 masks for 8 frames", "no mask of frame"]),
     (lambda root: shutil.rmtree(root / "Test/Test002_gt"), ["Test002", "no masks"]),
     (lambda root: (root / "Test/Test002_gt/003.bmp").write_bytes(b"BM"), ["Test002_gt/003.bmp", "decoded"]),
 ])
@@ -266,6 +266,10 @@ def test_gaps_and_disorder_in_the_numbers_of_frames(tree):
     assert "note: Test002: 1 of the numbers 001 to 008 are missing, the first before 004" in done.stdout
     (folder / "007.tif").rename(folder / "10.tif")
     (folder / "008.tif").rename(folder / "9.tif")
+    done = run_script("calc_optical_flow.py", *NAME, "--flow_method", "dis")
+    assert "note: Test002: frames are taken in the order of their numbers, 9 before 10" in done.stdout
+    for k, name in enumerate(sorted(folder.glob("[0-9]*.tif"))):
+        name.rename(folder / f"{k // 4}_{k % 4 + 8}.tif")  # 0_8, 0_9, 0_10, 0_11, 1_8: two numbers
     refused("calc_optical_flow.py", *NAME, "--flow_method", "dis", names=["Test002", "order", "009 and 010"])
 
 
@@ -284,7 +288,8 @@ def test_links_in_circles_pipes_and_huge_images(tree, monkeypatch):
     refused("calc_optical_flow.py", *words, names=["Test003", "no frames"])
     os.unlink("raw_datasets/UCSDped2/Test/Test003")
     os.symlink("Test003", "raw_datasets/UCSDped2/Test/Test003")
-    run_script("calc_optical_flow.py", *words)  # leads nowhere: no video
+    refused("calc_optical_flow.py", *words, names=["Test003", "links to", "not there"])
+    os.unlink("raw_datasets/UCSDped2/Test/Test003")
     monkeypatch.setattr("utils.frames.MAX_PIXELS", 5000)
     shutil.rmtree("optical_flow")
     refused("calc_optical_flow.py", *words, names=["60x90", "5,000 pixels"])

@@ -11,12 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from conftest import SMALL, SUITE, run_script
 from stages import ROWS, Run
 from test_rules import FILES
+from test_see import film
 from trees import ucsd_tree
 
 from utils import device, files, locks, record
@@ -192,6 +194,28 @@ def test_a_file_that_another_program_has_open_for_a_moment(tmp_path, monkeypatch
     assert files.load_json(tmp_path / "a.json") == [1] and len(tries) == 3
 
 
+@pytest.mark.parametrize("words", [(), ("--copy",)])
+def test_own_videos_where_there_are_no_links(tmp_path, monkeypatch, words):
+    def refused(*_):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("unpadded/f1.png", "unpadded/f10.png", "unpadded/f2.png", "padded/f1.png", "padded/f2.png"):
+        Path("in", name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(f"in/{name}", np.full((40, 60, 3), len(list(Path("in").rglob("*.png"))), np.uint8))
+    film(Path("in/film.mp4"), np.zeros((9, 40, 60, 3), np.uint8), "mp4v", 25)
+    if not words:
+        monkeypatch.setattr(os, "symlink", refused)
+    out = run_script("tools.prepare_videos", "mine", "in", *words).stdout
+    assert ("raw_datasets: no symbolic links there (Operation not permitted): copies" in out) == (not words)
+    made = {str(path.relative_to("raw_datasets/mine/videos")): path for path in Path("raw_datasets/mine/videos").rglob("*.*")}
+    taken = {"film.mp4": "film.mp4", **{f"padded/00000{k}.png": f"padded/f{k}.png" for k in (1, 2)},
+             **{f"unpadded/00000{k}.png": f"unpadded/f{number}.png" for k, number in enumerate((1, 2, 10), 1)}}
+    assert {name: path.read_bytes() for name, path in made.items()} == {
+        name: Path("in", source).read_bytes() for name, source in taken.items()}
+    assert not any(path.is_symlink() for path in (*made.values(), *Path("raw_datasets/mine/videos").iterdir()))
+
+
 # files
 
 class Limit:
@@ -258,6 +282,17 @@ def test_a_disk_that_reports_at_close(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="a.npy: cannot be written .Disk quota exceeded"):
         files.save_array(tmp_path / "a.npy", np.arange(9))
     assert not list(tmp_path.iterdir())
+
+
+def test_what_took_hours_is_on_the_disk_before_it_has_its_name(copy, monkeypatch):
+    told, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: told.append(os.fstat(number).st_ino) or fsync(number))
+    monkeypatch.setattr(os, "replace", lambda part, path: told.append((Path(path).name, os.stat(part).st_ino)) or
+                        replace(part, path))
+    run_script("extract_stc.py", *NAME, "--patch_size", "16")
+    run_script("train.py", *NAME, *SMALL)
+    named = {each[0]: each[1] in told[:k] for k, each in enumerate(told) if isinstance(each, tuple)}
+    assert named["stc_raw.npy"] and named["model_0_0.pt"] and named["cubes.json"] and named["train.json"]
 
 
 def test_a_file_that_another_process_replaces_meanwhile(tmp_path):

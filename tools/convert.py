@@ -2,7 +2,8 @@
 
     python -m tools.convert boxes data/D/MODE/bboxes.npy D_MODE_bboxes.npy    ours -> one (n, 4) array per frame (pickled)
     python -m tools.convert boxes D_MODE_bboxes.npy bboxes.npy                theirs -> ours, (N, 5) frame x1 y1 x2 y2
-    python -m tools.convert boxes data/D/MODE/bboxes.npy boxes.json           either -> COCO, and COCO -> ours
+    python -m tools.convert boxes data/D/MODE/bboxes.npy boxes.json           either -> COCO
+    python -m tools.convert boxes boxes.json bboxes.npy --dataset_name D      COCO -> ours; images are frames by file_name
     python -m tools.convert model data/D/MODE D_model.npy                     ours -> official, training scores beside it
     python -m tools.convert model D_model.npy data/D/official                 official -> ours, for test.py --model
     python -m tools.convert flow optical_flow/D official/optical_flow/D       ours -> official, float32
@@ -21,7 +22,7 @@ import torch
 from fore_det.published import read_boxes
 from models.checkpoint import load_models, scores_file
 from utils import exchange, files, frames, record, stages
-from utils.config import dataset_of, parse_config
+from utils.config import MODES, dataset_of, parse_config
 from utils.device import workers
 from utils.errors import UserError
 from utils.run import progress, run
@@ -35,6 +36,8 @@ def main():
     parser.add_argument("--flow_dtype", choices=("float16", "float32"), default="float16", help="(default: float16)")
     parser.add_argument("--frames", type=int, help="number of frames, where a file of (N, 5) rows stands alone "
                         "(default: up to the last box)")
+    parser.add_argument("--dataset_name", metavar="D", help="COCO -> ours: where images are looked for by file_name")
+    parser.add_argument("--mode", choices=MODES, default="test", help="its mode, by which frames are numbered (default: test)")
     args = parser.parse_args()
     if not args.source.exists():
         raise UserError(f"{args.source}: no such file or folder")
@@ -45,7 +48,7 @@ def main():
 
 def convert_boxes(args):
     """Ours to theirs, theirs to ours, and COCO by the suffix .json."""
-    rows, num_frames, ours = boxes_in(args.source, args.frames)
+    rows, num_frames, ours = coco_in(args) if args.source.suffix == ".json" else boxes_in(args.source, args.frames)
     if args.target.suffix == ".json":
         files.save_json(args.target, coco(rows, images(args.source, num_frames)))
         form = "COCO"
@@ -61,16 +64,6 @@ def convert_boxes(args):
 
 def boxes_in(path, count=None):
     """The rows (N, 5) in a file, the number of frames (count, where nothing else tells), and whether it is in our own form."""
-    if path.suffix == ".json":
-        content = files.load_json(path)
-        try:
-            place = {image["id"]: k for k, image in enumerate(content["images"])}
-            rows = [[place[one["image_id"]], *one["bbox"]] for one in content["annotations"]]
-            rows = np.array(rows, np.float64).reshape(-1, 5)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: is no COCO file with images and annotations ({type(error).__name__}: {error})") from None
-        rows[:, 3:] += rows[:, 1:3]  # x, y, width, height -> x1, y1, x2, y2
-        return rows[np.argsort(rows[:, 0], kind="stable")].astype(np.float32), len(content["images"]), False
     array = files.load_object_array(path)
     if array.ndim == 2 and array.shape[1] == 5:
         made = record.load(path.with_name("boxes.json"))
@@ -80,12 +73,56 @@ def boxes_in(path, count=None):
     return read_boxes(path, len(array)), len(array), False
 
 
+def coco_in(args):
+    """The rows (N, 5) in a COCO file, the number of frames, and that they are not in our own form."""
+    content = files.load_json(args.source)
+    try:
+        numbers, num_frames = frames_of_images(content["images"], args)
+        frame = {image["id"]: number for image, number in zip(content["images"], numbers)}
+        if min(len(frame), len(set(numbers))) < len(numbers):
+            raise ValueError("two images have one id, or are one frame")
+        rows = np.array([[frame[one["image_id"]], *one["bbox"]] for one in content["annotations"]] or np.empty((0, 5)), float)
+        if rows.shape[1:] != (5,) or not np.isfinite(rows).all() or (rows[:, 3:] < 0).any():
+            raise ValueError("a bbox is not x, y, width, height")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{args.source}: is no COCO file of images and annotations ({type(error).__name__}: {error})") from None
+    rows[:, 3:] += rows[:, 1:3]  # x, y, width, height -> x1, y1, x2, y2
+    return rows[np.argsort(rows[:, 0], kind="stable")].astype(np.float32), num_frames, False
+
+
+def frames_of_images(images, args):
+    """The number of each COCO image's frame, and how many frames there are. Raises UserError where one is not certain.
+
+    Without --dataset_name only images of our own files are known, whose id is the frame, counted from 0 through all videos.
+    """
+    if args.dataset_name is None:
+        own = {(image.get("video"), image["id"] - image.get("frame", 0)) for image in images}
+        if None in dict(own) or len(own) > len(dict(own)):
+            raise UserError(f"{args.source}: only file_name tells what frames its images are: give --dataset_name D and --mode")
+        return [image["id"] for image in images], args.frames or max([image["id"] + 1 for image in images], default=0)
+    dataset, known = dataset_of(parse_config("", ["--dataset_name", args.dataset_name, "--mode", args.mode])), {}
+    keys = [(image["video"], image["frame"]) if "video" in image else
+            tuple(Path(image["file_name"].replace("\\", "/")).with_suffix("").parts) for image in images]
+    lengths = set(map(len, keys))
+    for video in dataset.videos:
+        for t, name in enumerate(video.frames):
+            place = (*video.path.parts[1:], Path(name).stem)
+            tails = () if video.is_file else (place[-length:] for length in lengths)  # frames of a film have no files
+            for key in {(video.name, t + 1), *tails}:
+                known.setdefault(key, []).append(video.first + t)
+    for key, found in ((key, len(known.get(key, ()))) for key in keys):
+        if found != 1:
+            raise UserError(f"{args.source}: image {'/'.join(map(str, key))} is {found} frames of {dataset.name}, mode "
+                            f"{args.mode}: file_name must be the end of one frame's path, such as Test001/001.tif")
+    return [known[key][0] for key in keys], dataset.num_frames
+
+
 def images(path, num_frames):
     """COCO's list of images: with names, sizes and videos where a record of the boxes lies beside them."""
     made = record.load(path.with_name("boxes.json")) if path.name == "bboxes.npy" else None
     if made is None:
-        return [{"id": i, "file_name": f"{i:06d}"} for i in range(num_frames)]
-    found = {i: {"id": i, "file_name": f"{i:06d}"} for i in range(made["num_frames"])}
+        return [{"id": i, "file_name": f"{i:06d}", "video": "", "frame": i + 1} for i in range(num_frames)]
+    found = {}
     files_of = names_of(path, made)
     for (name, first, count), (height, width) in zip(made["videos"], made["sizes"]):
         for t in range(count):

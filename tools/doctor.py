@@ -191,6 +191,7 @@ def look_at_training(cfg, dataset, before):
 
 def look_at_scores(cfg, dataset, before):
     found, source = labels.read_labels(dataset, [frames.size_of(video) for video in dataset.videos])
+    print(f"labels      {source}")
     if before:
         return after(cfg, "test", before)
     return from_stage(stages.test(cfg, dataset, load_models(cfg.model or stages.folder_of(cfg)), found, source))

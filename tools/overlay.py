@@ -52,6 +52,7 @@ def main():
 
 def film(res, v, path, width, tick):
     """Writes the film of one video, whole or not at all; path: without its suffix. Returns the whole path."""
+    path.parent.mkdir(parents=True, exist_ok=True)  # of "Train/01"
     video, (start, stop), (high, wide) = res.dataset.videos[v], res.dataset.spans[v], res.boxes.sizes[v]
     zoom = max(1.0, width / wide)
     size = (int(wide * zoom) // 2 * 2, int(high * zoom) // 2 * 2)  # width, height: encoders want even numbers

@@ -1,6 +1,6 @@
 """Make a dataset of your own videos: raw_datasets/NAME and configs/NAME.cfg.
 
-    python -m tools.prepare_videos NAME FILES_OR_FOLDERS... [--labels FILE.csv] [--fps F] [--long_side PIXELS]
+    python -m tools.prepare_videos NAME FILES_OR_FOLDERS... [--labels FILE.csv] [--fps F] [--long_side PIXELS] [--copy]
     python run_pipeline.py --dataset_name NAME --mode test
 
 A video is a file that OpenCV reads, or a folder of frames (.png, .jpg, ...); other folders are searched for both.
@@ -10,9 +10,12 @@ writes  raw_datasets/NAME/videos/       a link to each video that can be read in
         raw_datasets/NAME/labels.csv    with --labels
         configs/NAME.cfg                settings by the rule below
 
---labels: lines of video, first abnormal frame, last abnormal frame (counted from 1); a video without a line is normal.
+--labels: a table with a line for each video or event: its name, then pairs of first and last. Whole numbers are frames counted
+    from 1, both ends included; h:m:s is a time; seconds need a header video,first_second,last_second. -1,-1, or no line: all
+    normal. A word beside the numbers (a class) is passed over; what else is not understood is refused, with its line.
 --fps F: frames per second to keep; a video that has more is thinned to them, a folder of frames is taken to have them.
 --long_side: larger frames are made smaller, which is faster: 640 is as large as the paper's data.
+--copy: copies in place of links, as where the file system has no links.
 
 The rule, from the smallest frame size (it gives the settings of the paper's datasets, within a factor of 3.4 in area):
     min_area         a square with 1/16 of the short side, 8 pixels at least: 240x360 -> 15 * 15
@@ -27,7 +30,6 @@ import argparse
 import os
 import re
 import shutil
-import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,10 +38,11 @@ import numpy as np
 
 from FlowNet2_src import methods
 from fore_det import detector
-from utils import datasets, files, frames
+from utils import datasets, files, frames, names, text
 from utils.errors import UserError
-from utils.labels import read_ranges
+from utils.evaluation.events import runs
 from utils.locks import locked
+from utils.ranges import abnormal, read_ranges
 from utils.run import progress, run
 from utils.sources import find, with_names
 
@@ -48,7 +51,7 @@ class Plan(NamedTuple):
     kept: list  # numbers of the source's frames that are kept
     rate: float | None  # frames per second afterwards
     size: tuple  # (H, W) afterwards
-    how: str  # "link", "links" to each frame under a name that sorts, or "frames"
+    how: str  # "link", "links" to each frame under a name that sorts, "copy", "copies" of frames, or "frames" as .jpg
 
 
 def main():
@@ -58,14 +61,17 @@ def main():
     parser.add_argument("--labels", type=Path, metavar="FILE.csv")
     parser.add_argument("--fps", type=float, metavar="F")
     parser.add_argument("--long_side", type=int, metavar="PIXELS")
+    parser.add_argument("--copy", action="store_true")
     args = parser.parse_args()
     root, config = datasets.RAW / args.name, Path("configs", f"{args.name}.cfg")
     check(args, root, config)
-    given = read_ranges(args.labels) if args.labels else None  # before the videos are read, which takes a while
+    lines = text.rows(args.labels) if args.labels else None  # before the videos are read, which takes a while
     sources = with_names(find(args.paths))
     plans = [plan(source, args.fps, args.long_side) for source in sources]
-    ranges = None if given is None else labels(args.labels, given, sources, plans)
+    ranges = None if lines is None else labels(args.labels, lines, sources, plans, args.fps)
     with locked(datasets.RAW):
+        if args.copy or not has_links(datasets.RAW):
+            plans = list(map(copied, sources, plans))
         write(root, sources, plans, ranges)
     settings = rule([plan.size for plan in plans])
     with files.whole(config) as file:
@@ -99,25 +105,39 @@ def plan(source, fps, long_side):
     return Plan(kept, rate, size, "link" if list(source.frames) == sorted(source.frames) else "links")
 
 
-def labels(path, ranges, sources, plans):
-    """The lines of the user's labels (`ranges`, from `path`) with the names and frame numbers of the dataset: list of dicts."""
-    names = {}
+def labels(path, lines, sources, plans, fps):
+    """The user's labels (`lines` of the table `path`) with the names and frame numbers of the dataset: list of dicts."""
+    known, made = {}, []
     for source in sources:
         for word in (source.name, source.path.name, source.path.stem, str(source.path)):
-            names.setdefault(unicodedata.normalize("NFC", word), set()).add(source.name)
-    lines, by_name = [], {source.name: (source, plan) for source, plan in zip(sources, plans)}
-    for given, first, last in ranges:
-        found = names.get(unicodedata.normalize("NFC", given), set())
-        if len(found) != 1:
-            known = "several videos have this name" if found else f"there is no such video; there are {', '.join(by_name)}"
-            raise UserError(f"{path}: video {given}: {known}")
-        source, plan = by_name[next(iter(found))]
-        if last > source.count:
-            raise UserError(f"{path}: frames {first} to {last} of {given}: the video has {source.count} frames")
-        inside = [k for k, number in enumerate(plan.kept, 1) if first <= number + 1 <= last]
-        if inside:
-            lines.append({"video": source.name, "first_frame": inside[0], "last_frame": inside[-1]})
-    return lines
+            known.setdefault(names.same(word), set()).add(source.name)
+    ranges = read_ranges(path, lines, known)
+    for source, plan in zip(sources, plans):
+        own = [one for one in ranges if one.video == source.name]
+        of_frames = source.frames or [f"{t}.jpg" for t in range(source.count)]
+        flags = abnormal(of_frames, own, source.rate or (fps if source.frames else None))[plan.kept]
+        made += [{"video": source.name, "first_frame": first + 1, "last_frame": last}
+                 for first, last in runs(flags, [(0, len(flags))])]
+        for where in (one.where for one in own if not abnormal(of_frames, [one], source.rate or fps)[plan.kept].any()):
+            print(f"note: {where}: none of its frames is kept at --fps {fps:g}")
+    print(f"{path}: {len(made)} abnormal stretches in {len({one['video'] for one in made})} of {len(sources)} videos")
+    return made
+
+
+def has_links(folder):
+    """Whether a folder can hold symbolic links; says so where it cannot."""
+    try:
+        os.symlink(os.curdir, folder / ".link")
+        os.unlink(folder / ".link")
+        return True
+    except OSError as error:  # FAT, some network drives, Windows without its developer mode
+        print(f"note: {folder}: no symbolic links there ({error.strerror}): copies in place of links")
+        return False
+
+
+def copied(source, plan):
+    """The plan with copies in place of links."""
+    return plan._replace(how={"link": "copies" if source.frames else "copy", "links": "copies"}.get(plan.how, plan.how))
 
 
 def write(root, sources, plans, ranges):
@@ -126,13 +146,15 @@ def write(root, sources, plans, ranges):
     shutil.rmtree(part, ignore_errors=True)
     (part / "videos").mkdir(parents=True)
     for source, plan in zip(sources, plans):
-        place = part / "videos" / (source.name + (source.path.suffix if plan.how == "link" and not source.frames else ""))
-        if plan.how == "link":
-            place.symlink_to(source.path.resolve())
-        elif plan.how == "links":
+        as_it_is = plan.how in ("link", "copy")
+        place = part / "videos" / (source.name + (source.path.suffix if as_it_is and not source.frames else ""))
+        put = os.symlink if plan.how in ("link", "links") else shutil.copyfile
+        if as_it_is:
+            put(source.path.resolve(), place)
+        elif plan.how in ("links", "copies"):
             place.mkdir()
             for k, name in enumerate(source.frames, 1):
-                (place / f"{k:06d}{Path(name).suffix.lower()}").symlink_to((source.path / name).resolve())
+                put((source.path / name).resolve(), place / f"{k:06d}{Path(name).suffix.lower()}")
         else:
             extract(source, plan, place)
     files.save_csv(part / "videos.csv", [
@@ -175,7 +197,8 @@ def rule(sizes):
 def tell(args, root, config, sources, plans, settings):
     """The lines a user reads."""
     for source, plan in zip(sources, plans):
-        how = {"link": "a link", "links": "links to its frames", "frames": "frames written as .jpg"}[plan.how]
+        how = {"link": "a link", "links": "links to its frames", "frames": "frames written as .jpg",
+               "copy": "a copy", "copies": "copies of its frames"}[plan.how]
         rate = f"{plan.rate:g} fps" if plan.rate else "fps unknown"
         print(f"  {source.name}: {len(plan.kept):,} frames of {plan.size[0]}x{plan.size[1]}, {rate}; {how}")
     print(f"wrote {root}: {len(sources)} videos, {sum(len(plan.kept) for plan in plans):,} frames, "

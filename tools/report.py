@@ -37,7 +37,8 @@ def main():
     if not args.megabytes > 0:
         raise UserError(f"--megabytes {args.megabytes}: must be above 0")
     res, clock = results.load(args), Clock()
-    made_from = record.digest([record.load(res.path / "test.json")["id"], res.made, args.megabytes, TEMPLATE.read_text()])
+    template = TEMPLATE.read_text(encoding="utf-8")
+    made_from = record.digest([record.load(res.path / "test.json")["id"], res.made, args.megabytes, template])
     page = res.path / "report.html"
     with locked(res.path):
         if page.is_file() and made_from in page.read_text(encoding="utf-8")[:2000]:

@@ -4,11 +4,12 @@ import argparse
 import configparser
 import contextlib
 import difflib
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from utils import datasets, device, files
+from utils import datasets, device, files, text
 from utils.datasets import DATASETS, LAYOUTS
 from utils.errors import UserError
 from utils.run import SUITE
@@ -106,6 +107,8 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_args(self, words=None):
         for word in sys.argv[1:] if words is None else words:
+            if re.search("[\ud800-\udfff]", word):
+                raise UserError(f"{word!a}: is no UTF-8: rename it, or set the environment variable PYTHONUTF8=1")
             flag = word.partition("=")[0]
             if flag.startswith("--") and len(flag) > 2 and flag not in self._option_string_actions:
                 raise UserError(f"{flag}: there is no such flag{_nearest(flag, self._option_string_actions, 'see --help')}")
@@ -151,26 +154,39 @@ def _config_file(name, given):
 
 
 def _read_config(path):
-    parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#", ";"))
+    parser = configparser.ConfigParser(interpolation=None, default_section="", empty_lines_in_values=False)
     parser.optionxform = str
     try:
-        parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
-    except (configparser.Error, UnicodeDecodeError) as error:
+        parser.read_string(text.read(path), source=str(path))
+    except configparser.Error as error:
         raise UserError(f"{path}: not a config file ({str(error).splitlines()[0]})") from None
     values = {}
     for section in parser.sections():
         if section not in (*CONFIG_SECTIONS, "dataset"):
             raise UserError(f"{path}: unknown section [{section}]; known: [{'], ['.join((*CONFIG_SECTIONS, 'dataset'))}]")
-        for key, text in parser.items(section):
-            where = f"{path}: {key} = {text}"
-            if section == "dataset" and key in DATASET_KEYS:
-                values[key] = _value(Setting(key, DATASET_KEYS[key], None, "", "", 1, 10 ** 9), text, where)
-            elif section != "dataset" and key in SETTINGS:
-                values[key] = _value(SETTINGS[key], text, where)
-            else:
-                known = DATASET_KEYS if section == "dataset" else SETTINGS
+        known = {key: Setting(key, words, None, "", "", 1, 10 ** 9) for key, words in DATASET_KEYS.items()}
+        known = known if section == "dataset" else SETTINGS
+        for key, words in parser.items(section):
+            where = f"{path}: {key} = {' '.join(words.split())}"
+            if key not in known:
                 raise UserError(f"{where}: unknown key in [{section}]{_nearest(key, known)}")
+            if key in values:
+                raise UserError(f"{where}: stands in two sections: leave one of them")
+            values[key] = _value(known[key], _without_comment(known[key].type, words, where), where)
     return values
+
+
+def _without_comment(kind, words, where):
+    """A value without the comment behind it. Raises UserError where a part of the value might be lost."""
+    mark = re.search(r"(^|\s+)[#;]", words)
+    if "\n" in words:
+        raise UserError(f"{where}: the line below it is indented, so it is not certain what it belongs to: do not indent it")
+    if quoted := re.fullmatch(r'"([^"]*)"\s*([#;].*)?', words):
+        return quoted[1]
+    if mark and kind is str and mark[1] in ("", " "):
+        raise UserError(f"{where}: is {mark[0].strip()} part of the value or a comment? Put the value in double quotes, or the "
+                        "comment on a line of its own")
+    return words[:mark.start()] if mark else words
 
 
 def _nearest(key, known, otherwise=None):
@@ -212,7 +228,7 @@ def parse_videos(text):
     numbers = set()
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")
-        if not (first.isdecimal() and (last or first).isdecimal() and 1 <= int(first) <= int(last or first) < 10 ** 6):
+        if not re.fullmatch(r"\d{1,6}(-\d{1,6})?", part) or not 1 <= int(first) <= int(last or first):
             raise UserError(f"--videos {text}: must be positions such as 1,3-5")
         numbers.update(range(int(first), int(last or first) + 1))
     return numbers

@@ -1,8 +1,8 @@
 """Datasets as they lie under raw_datasets/: their videos, frames and windows of frames."""
 
-import csv
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -10,11 +10,13 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from utils import names, text
 from utils.errors import UserError
 
 RAW = Path("raw_datasets")
 IMAGES = {".tif", ".tiff", ".jpg", ".jpeg", ".png", ".bmp"}
 VIDEOS = {".avi", ".mp4", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".webm", ".flv", ".3gp", ".ts", ".mts", ".ogv"}
+MASKS = re.compile(r"(.*[ _.-])?(gt|masks?|annotations?|labels?|ground_?truth)", re.IGNORECASE)  # folders beside videos
 
 
 class Layout(NamedTuple):
@@ -24,10 +26,11 @@ class Layout(NamedTuple):
     test: tuple
     labels: str  # a reader in utils/labels.py
     pattern: str = r".*"
+    beside: str = r"(?!)"  # what else may lie there: names of labels
 
 
 LAYOUTS = {
-    "ucsd": Layout((("Train",),), (("Test",),), "ucsd", r"(Train|Test)\d+"),
+    "ucsd": Layout((("Train",),), (("Test",),), "ucsd", r"(Train|Test)\d+", r".*_gt|.*\.m"),
     "avenue": Layout((("training/frames",), ("training_videos",)), (("testing/frames",), ("testing_videos",)), "avenue"),
     "shanghaitech": Layout(
         (("training/videosFrame",), ("training/frames",), ("training/videos",)),
@@ -48,16 +51,22 @@ DATASETS = {
 
 @dataclass(frozen=True)
 class Video:
-    name: str  # "Test001"
+    name: str  # "Test001"; where a training and a testing video of the mode share it, "Train/01" and "Test/01"
     path: Path  # a folder of frames, or one video file
     frames: tuple  # file names of the frames; of a video file, their numbers as words: "000000", ...
     testing: bool  # whether it belongs to the testing set
     flow_folder: Path = Path()  # of its flow files: its own path, below optical_flow/ in place of raw_datasets/
     first: int = 0  # number of its first frame in the mode
     chosen: tuple = ()  # which of its frames are scored, counted from 0
+    fps: float | None = None  # frames per second as listed in videos.csv
 
     def __len__(self):
         return len(self.frames)
+
+    @property
+    def bare(self):
+        """Its name without Train/ or Test/: its own file or folder's, by which labels are found."""
+        return self.name.rpartition("/")[2]
 
     @property
     def is_file(self):
@@ -85,6 +94,7 @@ class Dataset:
     num_frames: int  # F, of all videos of the mode
     labels: str
     notes: tuple  # lines that the user should read
+    testing: tuple = ()  # all testing videos of the mode, also those that are not chosen
 
     @property
     def chosen(self):
@@ -95,7 +105,6 @@ class Dataset:
     def contents(self):
         """Name of each video -> its image files."""
         return {video.name: video.frame_files() for video in self.videos}
-
 
     @property
     def spans(self):
@@ -126,23 +135,23 @@ def find(name, mode, layout, videos=frozenset(), limit_frames=0, frame_step=1, f
     root, layout = RAW / name, LAYOUTS[layout]
     if not root.is_dir():
         raise UserError(f"{root}: no such folder: put or link the dataset there (raw_datasets/README.md shows the layout)")
-    if layout.labels == "plain" and (root / "videos").is_dir():  # made of links, none of which may be passed over
-        for path in _listing(root / "videos"):
-            if path.is_symlink() and not path.exists():
-                raise UserError(f"{path}: links to {os.readlink(path)}, which is not there: put it back, or remove the link")
     found, notes = [], []
     for part, testing in (("train", False), ("test", True)):
         if mode in (part, "merge"):
-            listed = _videos(root, getattr(layout, part), layout.pattern, testing)
-            notes += _compare(name, part, listed) + _gaps(listed)
+            listed = _videos(root, getattr(layout, part), layout, testing, notes)
+            notes += _compare(name, part, listed)
             found += listed
-    first = np.cumsum([0, *map(len, found)])
     if videos and max(videos) > len(found):
         raise UserError(f"--videos: there is no video {max(videos)}; {name} has {len(found)} in mode {mode}")
-    chosen = [replace(v, first=int(f), flow_folder=Path(flow_root) / v.path.relative_to(RAW),
-                      chosen=tuple(range(0, min(len(v), limit_frames or len(v)), frame_step)))
-              for position, (v, f) in enumerate(zip(found, first), 1) if not videos or position in videos]
-    return Dataset(name, tuple(chosen), int(first[-1]), layout.labels, tuple(notes))
+    first, fps = np.cumsum([0, *map(len, found)]), _listed_rates(root)
+    shared = Counter(names.same(v.name) for v in found)  # Train/01 and Test/01
+    found = [replace(v, name=f"{('Train', 'Test')[v.testing]}/{v.name}" if shared[names.same(v.name)] > 1 else v.name,
+                     first=int(f), flow_folder=Path(flow_root) / v.path.relative_to(RAW),
+                     chosen=tuple(range(0, min(len(v), limit_frames or len(v)), frame_step))) for v, f in zip(found, first)]
+    found = [replace(v, fps=fps.get(names.same(v.name), fps.get(names.same(v.bare)) if v.testing else None)) for v in found]
+    chosen = tuple(v for position, v in enumerate(found, 1) if not videos or position in videos)
+    return Dataset(name, chosen, int(first[-1]), layout.labels, tuple(notes + _numbering(found)),
+                   tuple(v for v in found if v.testing))
 
 
 def _compare(name, part, videos):
@@ -155,36 +164,54 @@ def _compare(name, part, videos):
             f"found {counts[0]} with {counts[1]}"]
 
 
-def _gaps(videos):
-    """A line for each video whose frames are numbered with gaps. Raises UserError if numbers and names are not in one order."""
-    notes = []
-    for video in videos:
-        stems = [Path(name).stem for name in video.frames]
-        if not all(map(str.isdecimal, stems)):
-            continue
-        numbers = [int(stem) for stem in stems]
-        if numbers != sorted(set(numbers)):
-            raise UserError(f"{video.path}: frames are taken in order of their names, but their numbers are not in that order "
-                            "or come twice (10 stands before 9): give all numbers the same length, 009 and 010")
-        if lost := numbers[-1] - numbers[0] + 1 - len(numbers):
-            first = next(b for a, b in zip(numbers, numbers[1:]) if b > a + 1)
-            notes.append(f"note: {video.name}: {lost} of the numbers {stems[0]} to {stems[-1]} are missing, the first before "
-                         f"{stems[numbers.index(first)]}; the frames around them are taken as neighbours")
+def _numbering(videos):
+    """Lines about the numbers of frames: an order that is not that of the names, and gaps."""
+    videos = [v for v in videos if not v.is_file]
+    natural = [v.name for v in videos if list(v.frames) != sorted(v.frames)]
+    more = f" and {len(natural) - 1} more" if natural[1:] else ""
+    notes = [f"note: {natural[0]}{more}: frames are taken in the order of their numbers, 9 before 10 (the official code takes "
+             "them by name)"] if natural else []
+    for video in (v for v in videos if names.gap(v.frames)):
+        numbers = names.numbers_of(video.frames)
+        first = next(name for name, a, b in zip(video.frames[1:], numbers, numbers[1:]) if b > a + 1)
+        notes.append(f"note: {video.name}: {names.gap(video.frames)} of the numbers {Path(video.frames[0]).stem} to "
+                     f"{Path(video.frames[-1]).stem} are missing, the first before {Path(first).stem}; the frames around them "
+                     "are taken as neighbours")
     return notes
 
 
-def _videos(root, alternatives, pattern, testing):
+def _videos(root, alternatives, layout, testing, notes):
     for folders in alternatives:
         if all((root / folder).is_dir() for folder in folders):
-            entries = [e for folder in folders for e in _listing(root / folder) if re.fullmatch(pattern, e.stem)]
-            videos = [v for e in entries if (v := _video(e, testing))]
+            entries = [e for folder in folders for e in listing(root / folder)]
+            if dead := [e for e in entries if e.is_symlink() and not e.exists()]:
+                raise UserError(f"{dead[0]}: links to {os.readlink(dead[0])}, which is not there: put it back, or remove the "
+                                "link")
+            videos = [v for e in entries if re.fullmatch(layout.pattern, e.stem, re.DOTALL) and not MASKS.fullmatch(e.stem)
+                      and (v := _video(e, testing))]
             if videos:
+                _require_names(videos)
+                rest = {e.name for e in entries if not re.fullmatch(layout.beside, e.name, re.I)}
+                rest -= {v.path.name for v in videos}
+                notes += [f"note: {root}: {len(rest)} taken for no video: {', '.join(sorted(rest)[:9])}"] if rest else []
                 return videos
     wanted = " or ".join(" with ".join(folders) for folders in alternatives)
     raise UserError(f"{root}: no videos in {wanted} (raw_datasets/README.md shows the layout)")
 
 
-def _listing(folder):
+def _require_names(videos):
+    """Raises UserError where two videos of a set have one name, or a name cannot stand in a line of UTF-8 text."""
+    known = {}
+    for video in videos:
+        if bad := re.search("[^/]*[\0-\x1f\x7f\ud800-\udfff][^/]*", "/".join([str(video.path), *video.frames])):
+            raise UserError(f"{str(video.path)!a}: the name {bad[0]!a} holds a control character or is no UTF-8: rename it (or "
+                            "set the environment variable PYTHONUTF8=1, where it looks right in other programs)")
+        other = known.setdefault(names.same(video.name), video)
+        if other is not video:
+            raise UserError(f"{video.path} and {other.path}: two videos with one name: rename one of them")
+
+
+def listing(folder):
     """Entries of a folder by name, without what file managers leave behind."""
     try:
         return sorted((e for e in folder.iterdir() if not e.name.startswith(".") and e.name != "Thumbs.db"),
@@ -193,9 +220,14 @@ def _listing(folder):
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
 
 
+def images_in(folder):
+    """File names of the images in a folder, in the order of frames. Raises UserError where no order is certain."""
+    return names.order_of([e.name for e in listing(folder) if e.suffix.lower() in IMAGES], folder)
+
+
 def _video(path, testing):
     if path.is_dir():
-        frames = tuple(e.name for e in _listing(path) if e.suffix.lower() in IMAGES)
+        frames = images_in(path)
         if not frames:
             raise UserError(f"{path}: no frames in it (looked for {', '.join(sorted(IMAGES))})")
     elif path.is_file() and path.suffix.lower() in VIDEOS:
@@ -210,16 +242,22 @@ def _video(path, testing):
 
 def rates(dataset):
     """Frames per second of each video, or None: of a file its own; of a folder of frames from raw_datasets/D/videos.csv."""
-    table, known = RAW / dataset.name / "videos.csv", {}
-    if table.is_file():
-        with open(table, newline="", encoding="utf-8") as file:
-            known = {row["video"]: row["fps"] for row in csv.DictReader(file)}
-    try:
-        found = [float(cv2.VideoCapture(str(v.path)).get(cv2.CAP_PROP_FPS) if v.is_file else known.get(v.name) or 0)
-                 for v in dataset.videos]
-    except (KeyError, ValueError):
-        raise UserError(f"{table}: must have columns video and fps, with numbers or nothing under fps") from None
+    found = [cv2.VideoCapture(str(v.path)).get(cv2.CAP_PROP_FPS) if v.is_file else v.fps or 0 for v in dataset.videos]
     return [rate if 0 < rate < 1000 else None for rate in found]
+
+
+def _listed_rates(root):
+    """Name of a video, as `names.same` gives it -> frames per second, from videos.csv where there is one."""
+    path, known = root / "videos.csv", {}
+    lines = text.rows(path) if path.is_file() else []
+    for number, cells in lines[1:]:
+        row = dict(zip(lines[0][1], cells))
+        rate = row.get("fps", "").replace(",", ".") or "0"
+        if not {"video", "fps"} <= row.keys() or not re.fullmatch(r"\d{1,3}(\.\d{1,20})?", rate):
+            raise UserError(f"{path}: line {number}: must have columns video and fps, with numbers or nothing under fps")
+        if known.setdefault(names.same(row["video"]), float(rate)) != float(rate):
+            raise UserError(f"{path}: line {number}: video {row['video']} has two rates: leave one")
+    return known
 
 
 def fingerprint(video):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import legacy
+from utils import legacy, text
 from utils.errors import UserError
 
 WAITS = (0.1, 0.3, 1.0) if os.name == "nt" else ()  # seconds for a file that another program has open, which Windows refuses
@@ -149,8 +149,8 @@ def load_json(path):
     """The object in a JSON file. Raises UserError if the file is missing or damaged."""
     path = _require(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return json.loads(path.read_bytes())  # UTF-8, or UTF-16 by its byte order mark
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a whole JSON file ({_first_line(error)}): remove it and run the stage again") from None
 
 
@@ -169,12 +169,10 @@ def whole(path, sync=False):
         with open(part, "xb") as file:
             yield file
             file.flush()
-            if sync:
-                os.fsync(file.fileno())
             size = file.seek(0, os.SEEK_END)
         if part.stat().st_size != size:
             raise OSError(errno.EIO, f"{part.stat().st_size:,} of {size:,} bytes are there")
-        rename(part, path)
+        rename(part, path, sync)
     except BaseException as error:
         with contextlib.suppress(OSError):  # the folder may have become read-only
             part.unlink(missing_ok=True)
@@ -185,8 +183,14 @@ def whole(path, sync=False):
         raise
 
 
-def rename(part, path):
-    """Gives a finished file its name, in place of what has it; waits a little where another program has that open."""
+def rename(part, path, sync=False):
+    """Gives a finished file its name, in place of what has it; waits a little where another program has that open.
+
+    sync: only once it is on the disk, so that a power failure leaves the old file or the new one.
+    """
+    if sync:
+        with open(part, "r+b") as file:
+            os.fsync(file.fileno())
     for seconds in WAITS:
         with contextlib.suppress(PermissionError):
             return os.replace(part, path)
@@ -258,12 +262,12 @@ def save_json(path, content):
 
 def save_csv(path, rows, columns=None):
     """Writes a list of dicts with the same keys as CSV, whole or not at all; columns: those keys, where rows may be empty."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns or rows[0], lineterminator="\n")
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, columns or rows[0], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: text.cell(value) for key, value in row.items()} for row in rows)
     with whole(path) as file:
-        file.write(text.getvalue().encode())
+        file.write(table.getvalue().encode(errors="backslashreplace"))
 
 
 def save_torch(path, content):

@@ -1,16 +1,18 @@
-"""Ground truth: which frames of the testing videos are abnormal, matched to the videos by name."""
+"""Ground truth: which frames of the testing videos are abnormal. Videos, frames and labels meet by name or number."""
 
-import csv
 import re
 
 import cv2
 import numpy as np
 import scipy.io
+import scipy.sparse
 
-from utils.datasets import RAW
+from utils import names, text
+from utils.datasets import IMAGES, RAW, listing, rates
 from utils.errors import UserError
 from utils.files import load_array
 from utils.frames import decode_image
+from utils.ranges import Range, abnormal, read_ranges
 
 
 def read_labels(dataset, sizes):
@@ -24,194 +26,223 @@ def read_labels(dataset, sizes):
     labels = np.zeros(dataset.num_frames, bool)
     if not testing:
         return labels, "training videos are normal"
-    found, source = READERS[dataset.labels](RAW / dataset.name, testing)
-    if found is None:
-        return None, source
-    for (video, _), abnormal in zip(testing, found):
-        if len(abnormal) != len(video):
-            raise UserError(f"{video.path}: video {video.name} has {len(video)} frames, but {len(abnormal)} labels "
+    for reader in (READERS[dataset.labels], plain, one_vector, matlab_ranges, shanghaitech):  # the layout's own come first
+        found, source = reader(RAW / dataset.name, dataset, testing)
+        if found is not None:
+            break
+    else:
+        return None, (f"no labels: {READERS[dataset.labels].__doc__.partition(' ')[0]} of the layout {dataset.labels} is not "
+                      f"there, nor labels.csv, frame_labels*.npy or a .mat file of ranges in {RAW / dataset.name}")
+    for (video, _), flags in zip(testing, found):
+        if len(flags) != len(video):
+            raise UserError(f"{video.path}: video {video.name} has {len(video)} frames, but {len(flags)} labels "
                             f"({source}): put the missing files back or remove what does not belong there")
-        labels[video.first:video.first + len(video)] = abnormal
+        labels[video.first:video.first + len(video)] = flags
     return labels, source
 
 
 def read_masks(dataset, sizes):
     """Pixel masks of the chosen testing videos: per video a generator of (H, W) arrays, nonzero where abnormal.
 
-    Raises UserError where a video has none, or (once they are read) where they are damaged or of another size.
+    Raises UserError where a video has none, or (once they are read) where they are damaged, too few, or of another size.
     """
-    root = RAW / dataset.name
-    return [MASKS[dataset.labels](root, video, size) for video, size in zip(dataset.videos, sizes) if video.testing]
+    return [_masks(dataset, video, size) for video, size in zip(dataset.videos, sizes) if video.testing]
 
 
-def ucsd(root, testing):
-    """Pixel masks Test001_gt/*.bmp, one per frame in order of names, if all videos have them; else NAME.m."""
-    masks = {video.name: _mask_files(video.path.with_name(video.name + "_gt")) for video, _ in testing}
-    without = [name for name, files in masks.items() if not files]
+# Readers: labels of the chosen testing videos, (video, its size) each, and where they come from; None, None without any.
+def ucsd(root, dataset, testing):
+    """Test/*_gt: pixel masks, one per frame, if all videos have them; else Test/NAME.m: frame ranges."""
+    without = [video.name for video, _ in testing if not _mask_folder(video)]
     if not without:
-        return [_from_masks(masks[video.name], size) for video, size in testing], "pixel masks Test/*_gt"
-    ranges = sorted(path for path in (root / "Test").glob("[!.]*.m") if path.is_file())
-    if ranges:
-        return _from_ranges(ranges[0], testing), f"frame ranges {ranges[0].relative_to(root)}"
-    if len(without) < len(testing):
+        return _from_masks(dataset, testing), "pixel masks Test/*_gt"
+    path = _only(root / "Test", "*.m")
+    if not path and len(without) < len(testing):
         raise UserError(f"{root / 'Test'}: video {without[0]} has no masks in {without[0]}_gt, others have: "
                         f"add them, or {root.name}.m with the abnormal frame ranges of all videos")
-    return None, f"no labels: no {root / 'Test'}/*_gt folders and no .m file there"
+    return (_from_m(path, dataset, testing), f"frame ranges Test/{path.name}") if path else (None, None)
 
 
-def avenue(root, testing):
-    """K_label.mat: variable volLabel, a 1xF cell array of masks; K is the number in the video's name."""
-    folder = root / "ground_truth_demo" / "testing_label_mask"
-    if not folder.is_dir():
-        return None, f"no labels: no folder {folder}"
-    return ([_from_mat(_avenue_file(folder, video), size) for video, size in testing],
-            "pixel masks ground_truth_demo/testing_label_mask/*.mat")
+def avenue(root, dataset, testing):
+    """ground_truth_demo/testing_label_mask/K_label.mat: variable volLabel, a 1xF cell array of masks; K: the video's number."""
+    there = (root / "ground_truth_demo/testing_label_mask").is_dir()
+    return (_from_masks(dataset, testing), "pixel masks ground_truth_demo/testing_label_mask/*.mat") if there else (None, None)
 
 
-def shanghaitech(root, testing):
-    """test_frame_mask/NAME.npy: one 0/1 vector per testing video."""
-    folder = next((f for f in (root / "Testing" / "test_frame_mask", root / "testing" / "test_frame_mask") if f.is_dir()),
-                  None)
+def shanghaitech(root, dataset, testing):
+    """Testing/test_frame_mask/NAME.npy, .txt or .csv: a 0 or 1 for each frame of a testing video."""
+    folder = _part(root, "test_frame_mask")
     if folder is None:
-        return None, f"no labels: no folder {root}/testing/test_frame_mask"
-    vectors = [load_array(folder / f"{video.name}.npy") for video, _ in testing]
-    for (video, _), vector in zip(testing, vectors):
-        if vector.ndim != 1 or not np.isin(vector, (0, 1)).all():
-            raise UserError(f"{folder / video.name}.npy: is no vector of 0 and 1")
-    return vectors, f"frame labels {folder.relative_to(root)}/*.npy"
+        return None, None
+    paths = [next((f for end in (".npy", ".txt", ".csv") if (f := folder / (video.bare + end)).is_file()),
+                  folder / f"{video.bare}.npy") for video, _ in testing]
+    return [_vector(path) for path in paths], f"frame labels {folder.relative_to(root)}/*{paths[0].suffix}"
 
 
-def plain(root, testing):
-    """labels.csv: lines of video, first abnormal frame, last abnormal frame; a video without a line is normal."""
+def plain(root, dataset, testing):
+    """labels.csv: see utils.ranges.read_ranges; a video without a line is normal."""
     path = root / "labels.csv"
     if not path.is_file():
-        return None, f"no labels: no file {path}"
-    ranges = read_ranges(path)
-    known = {entry.name if entry.is_dir() else entry.stem for entry in (root / "videos").iterdir()}
-    unknown = [name for name, _, _ in ranges if name not in known]
-    if unknown:
-        raise UserError(f"{path}: there is no video {unknown[0]} in {root / 'videos'}")
-    found = []
-    for video, _ in testing:
-        abnormal = np.zeros(len(video), bool)
-        for _, first, last in (line for line in ranges if line[0] == video.name):
-            if last > len(video):
-                raise UserError(f"{path}: frames {first} to {last} of video {video.name} do not fit its {len(video)} frames")
-            abnormal[first - 1:last] = True
-        found.append(abnormal)
-    return found, f"frame ranges {path.name}"
+        return None, None
+    known = {names.same(word): {video.bare} for video in dataset.testing for word in (video.bare, video.path.name)}
+    ranges = read_ranges(path, text.rows(path), known)
+    rate = dict(zip(dataset.videos, rates(dataset))) if any(one.timed for one in ranges) else {}
+    return [abnormal(video.frames, [one for one in ranges if one.video == video.bare], rate.get(video))
+            for video, _ in testing], f"frame ranges {path.name}"
 
 
-def read_ranges(path):
-    """Lines of video, first frame, last frame (from 1, both inclusive) of a CSV file, with or without a header.
+def one_vector(root, dataset, testing):
+    """frame_labels*.npy: a 0 or 1 for each frame of all testing videos, in order of their names."""
+    path, videos = _only(root, "frame_labels*.npy"), sorted(dataset.testing, key=lambda video: video.bare)
+    if not path:
+        return None, None
+    flags, ends = _vector(path), np.cumsum([len(video) for video in videos])
+    if len(flags) != ends[-1]:
+        raise UserError(f"{path}: has {len(flags):,} labels, the {len(videos)} testing videos have {ends[-1]:,} frames")
+    parts = dict(zip((video.bare for video in videos), np.split(flags, ends[:-1])))
+    return [parts[video.bare] for video, _ in testing], f"frame labels {path.name}"
 
-    Returns a list of (name, first, last). Raises UserError that names the line.
+
+def matlab_ranges(root, dataset, testing):
+    """D.mat as of Liu et al. (CVPR 2018): variable gt, a cell for each testing video in order of names, in it two rows, the
+    first and the last frame of each event, counted from 1, both included.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is no UTF-8 text ({error})") from None
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    ranges = []
-    for number, row in enumerate(csv.reader(text.splitlines(), delimiter=delimiter), 1):
-        cells = [cell.strip() for cell in row]
-        if not any(cells) or number == 1 and not any(cell.isdecimal() for cell in cells[1:3]):
-            continue  # an empty line, or the header
-        if len(cells) < 3 or not (cells[1].isdecimal() and cells[2].isdecimal() and 1 <= int(cells[1]) <= int(cells[2])):
-            raise UserError(f"{path}: line {number} is {', '.join(cells)}: must be video, first frame, last frame, "
-                            "counted from 1 (a name with a comma in quotes)")
-        ranges.append((cells[0], int(cells[1]), int(cells[2])))
-    return ranges
+    path, order = _only(root, "*.mat"), sorted(video.bare for video in dataset.testing)
+    if not path:
+        return None, None
+    cells = [_plain_cell(cell) for cell in _variable(path, "gt").ravel()]
+    if len(cells) != len(order):
+        raise UserError(f"{path}: gt has {len(cells)} cells, but there are {len(order)} testing videos")
+    ranges = {}
+    for name, cell in zip(order, cells):
+        pairs = np.atleast_2d(np.transpose(cell))  # (E, 2); where events of two overlap, each row may be one in the file
+        if pairs.size and (pairs.dtype.kind not in "uif" or pairs.shape[1] != 2 or (pairs % 1 != 0).any()
+                           or len(pairs) == 2 and (np.diff(pairs.ravel()) < 0).any()):
+            raise UserError(f"{path}: the cell of video {name} is no two rows of whole numbers, first and last frames")
+        ranges[name] = [Range(str(path), name, *pair) for pair in pairs.astype(int).tolist() if pair]
+    return [abnormal(video.frames, ranges[video.bare]) for video, _ in testing], f"frame ranges {path.name}"
 
 
 READERS = {"ucsd": ucsd, "avenue": avenue, "shanghaitech": shanghaitech, "plain": plain}
 
 
-def _mask_files(folder):
-    return sorted(p for p in folder.glob("*.bmp") if not p.name.startswith(".")) if folder.is_dir() else []
-
-
-def _avenue_file(folder, video):
-    return folder / f"{int(re.sub('[^0-9]', '', video.name) or 0)}_label.mat"
-
-
-def _from_masks(files, size):
-    return np.array([mask.any() for mask in _bmp_masks(files, size)], bool)
-
-
-def _bmp_masks(files, size):
-    for path in files:
-        mask = decode_image(path, cv2.IMREAD_GRAYSCALE)
-        if mask is None:
-            raise UserError(f"{path}: this mask cannot be decoded")
-        if mask.shape != tuple(size):
-            raise UserError(f"{path}: this mask is {mask.shape[0]}x{mask.shape[1]}, the video's frames are {size[0]}x{size[1]}")
-        yield mask
-
-
-def _from_ranges(path, testing):
+def _from_m(path, dataset, testing):
     """TestVideoFile{end+1}.gt_frame = [61:180, 190]; one line per video, in order of their numbers."""
-    text = re.sub(r"%.*", "", path.read_text(errors="replace"))
-    ranges = re.findall(r"gt_frame\s*=\s*\[([^\]]*)\]", text)
-    found = []
+    lines, found = re.findall(r"gt_frame\s*=\s*\[([^\]]*)\]", re.sub(r"%.*", "", text.read(path))), []
     for video, _ in testing:
-        number = int(re.sub(r"\D", "", video.name) or 0)
-        if not 1 <= number <= len(ranges):
-            raise UserError(f"{path}: has frame ranges of {len(ranges)} videos, none for video {video.name}")
-        abnormal = np.zeros(len(video), bool)
-        for part in re.split(r"[,;\s]+", ranges[number - 1].strip()):
-            match = re.fullmatch(r"(\d+)(?::(\d+))?", part)
-            first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-            if part and not 1 <= first <= last <= len(video):
-                raise UserError(f"{path}: range {part} of video {video.name} does not fit its {len(video)} frames")
-            abnormal[first - 1:last] |= bool(part)
-        found.append(abnormal)
+        number = _number(dataset, video)
+        if not 1 <= number <= len(lines):
+            raise UserError(f"{path}: has frame ranges of {len(lines)} videos, none for video {video.name}")
+        parts = [part for part in re.split(r"[,;\s]+", lines[number - 1]) if part]
+        pairs = [re.fullmatch(r"(\d{1,9})(?::(\d{1,9}))?", part) for part in parts]
+        if not all(pairs):
+            raise UserError(f"{path}: {lines[number - 1]} of video {video.name} must be frames such as 61:180")
+        found.append(abnormal(video.frames, [Range(str(path), video.name, int(m[1]), int(m[2] or m[1])) for m in pairs]))
     return found
 
 
-def _from_mat(path, size):
-    return np.array([mask.any() for mask in _mat_masks(path, size)], bool)
+def _from_masks(dataset, testing):
+    return [np.array([mask.any() for mask in _masks(dataset, *each)], bool) for each in testing]
 
 
-def _mat_masks(path, size):
-    if not path.is_file():
-        raise UserError(f"{path}: no such file, but other videos' labels are expected there")
-    try:
-        cells = scipy.io.loadmat(path)["volLabel"].ravel()
-    except Exception as error:  # scipy raises many types for damaged files
-        raise UserError(f"{path}: no MATLAB file with a variable volLabel ({error})") from None
-    for i, mask in enumerate(cells):
-        if getattr(mask, "shape", None) != tuple(size):
-            raise UserError(f"{path}: mask {i + 1} is {getattr(mask, 'shape', 'none')}, the frames are {tuple(size)}")
+def _masks(dataset, video, size):
+    """Yields the masks of a video's frames, (H, W), nonzero where abnormal. Raises UserError where one is not as it must be."""
+    if dataset.labels not in MASKS:
+        raise UserError(f"{RAW / dataset.name}: labels tell abnormal frames, not where in them: there are no pixel masks")
+    (masks, path), count = MASKS[dataset.labels](RAW / dataset.name, dataset, video), 0
+    for count, mask in enumerate(masks, 1):
+        if getattr(mask, "shape", None) != tuple(size) or mask.dtype.kind not in "buif" or not np.isfinite(mask.sum()):
+            what = f"{mask.shape} of {mask.dtype}" if isinstance(mask, np.ndarray) else type(mask).__name__
+            raise UserError(f"{path}: mask {count} is {what}: must be finite numbers of the frames' size {tuple(size)}")
         yield mask
+    if count != len(video):
+        raise UserError(f"{path}: {count} masks, but video {video.name} has {len(video)} frames")
 
 
-def _ucsd_masks(root, video, size):
-    files = _mask_files(video.path.with_name(video.name + "_gt"))
-    if not files:
-        raise UserError(f"{video.path}_gt: no pixel masks of video {video.name}")
-    return _bmp_masks(files, size)
+def _ucsd_masks(root, dataset, video):
+    folder = _mask_folder(video)
+    if not folder:
+        raise UserError(f"{root / 'Test' / video.bare}_gt: no pixel masks of video {video.name}")
+    there = [e.name for e in listing(folder) if e.suffix.lower() in IMAGES]
+    start = min(names.numbers_of(there) or [0])  # the frames of a film have no numbers of their own: from 0, or from 1
+    frames = [f"{t + start}" for t in range(len(video))] if video.is_file and start in (0, 1) else video.frames
+    return (_mask(folder / name) for name in names.match(frames, there, folder, "mask")), folder
 
 
-def _avenue_masks(root, video, size):
-    return _mat_masks(_avenue_file(root / "ground_truth_demo" / "testing_label_mask", video), size)
+def _mask(path):
+    mask = decode_image(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)  # grey would lose dark colours, and low bits of 16
+    if mask is None:
+        raise UserError(f"{path}: this mask cannot be decoded")
+    mask = mask.max(axis=2)
+    return mask > mask.max() / 2 if path.suffix.lower() in (".jpg", ".jpeg") else mask  # JPEG leaves traces around
 
 
-def _shanghaitech_masks(root, video, size):
-    for folder in (root / "Testing", root / "testing"):
-        path = folder / "test_pixel_mask" / f"{video.name}.npy"
-        if path.is_file():
-            masks = load_array(path, mmap=True)
-            if masks.ndim != 3 or masks.shape[1:] != tuple(size):
-                raise UserError(f"{path}: is {masks.shape}, the frames are {tuple(size)}")
-            return masks
-    raise UserError(f"{root}/testing/test_pixel_mask/{video.name}.npy: not there, so there are no pixel masks")
+def _mask_folder(video):
+    """Test001_gt beside the video, in small letters or capitals; None where there is none with images."""
+    found = [e for e in listing(video.path.parent) if names.same(e.name) == names.same(f"{video.bare}_gt") and e.is_dir()
+             and any(mask.suffix.lower() in IMAGES for mask in listing(e))]
+    return _one(found)
 
 
-def _no_masks(root, video, size):
-    raise UserError(f"{root}: labels.csv tells abnormal frames, not where in them: there are no pixel masks of {video.name}")
+def _avenue_masks(root, dataset, video):
+    folder, number = root / "ground_truth_demo" / "testing_label_mask", _number(dataset, video)
+    path = _one([e for e in listing(folder) if re.fullmatch(rf"0*{number}_label\.mat", e.name)])
+    if not path:
+        raise UserError(f"{folder}/{number}_label.mat: no such file, but other videos' labels are expected there")
+    return map(_plain_cell, _variable(path, "volLabel").ravel()), path
 
 
-MASKS = {"ucsd": _ucsd_masks, "avenue": _avenue_masks, "shanghaitech": _shanghaitech_masks, "plain": _no_masks}
+def _shanghaitech_masks(root, dataset, video):
+    path = (_part(root, "test_pixel_mask") or root / "testing" / "test_pixel_mask") / f"{video.bare}.npy"
+    return np.atleast_1d(load_array(path, mmap=True)), path
+
+
+MASKS = {"ucsd": _ucsd_masks, "avenue": _avenue_masks, "shanghaitech": _shanghaitech_masks}
+
+
+def _number(dataset, video):
+    """The one number in a video's name. Raises UserError where it has none, or another testing video has it too."""
+    numbers, own = [names.parts(other.bare)[1] for other in dataset.testing], names.parts(video.bare)[1]
+    if len(own) != 1 or numbers.count(own) != 1:
+        raise UserError(f"{video.path}: labels are found by the number in a video's name: give it one, and one of its own")
+    return own[0]
+
+
+def _one(paths):
+    """The one path in a list, None of an empty one."""
+    if len(paths) > 1:
+        raise UserError(f"{paths[0]} and {paths[1]}: either may hold the labels: remove the other one")
+    return paths[0] if paths else None
+
+
+def _part(root, name):
+    return next((f for part in ("Testing", "testing") if (f := root / part / name).is_dir()), None)
+
+
+def _only(folder, pattern):
+    return _one([path for path in sorted(folder.glob(pattern)) if not path.name.startswith(".") and path.is_file()])
+
+
+def _variable(path, name):
+    """A variable of a MATLAB file."""
+    try:
+        return np.asarray(scipy.io.loadmat(path)[name])
+    except Exception as error:  # scipy raises many types for damaged files
+        raise UserError(f"{path}: no MATLAB file with a variable {name} ({error})") from None
+
+
+def _plain_cell(content):
+    """What a MATLAB cell holds: cells within cells and sparse matrices unpacked."""
+    while isinstance(content, np.ndarray) and content.dtype == object and content.size == 1:
+        content = content.item()
+    return content.toarray() if scipy.sparse.issparse(content) else content
+
+
+def _vector(path):
+    """The 0 and 1 in a .npy or text file, (F,)."""
+    try:
+        found = load_array(path) if path.suffix == ".npy" else np.array(sum((cells for _, cells in text.rows(path)), []), float)
+    except ValueError:
+        found = np.array(np.nan)
+    if found.size != max(found.shape, default=0) or not np.isin(found, (0, 1)).all():
+        raise UserError(f"{path}: is no vector of 0 and 1")
+    return found.ravel()

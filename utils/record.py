@@ -155,7 +155,7 @@ class Stage:
         for name in (self.old or {}).get("outputs", {}).keys() - outputs.keys():
             (self.folder / name).unlink(missing_ok=True)
         for name in self.outputs:
-            files.rename(self.part / name, self.folder / name)
+            files.rename(self.part / name, self.folder / name, sync=True)
         given = {"given": self.given} if self.given else {}
         save(self.path, {**self.wanted, **given}, outputs, facts)
         shutil.rmtree(self.part)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import cv2
 
 from utils import frames
-from utils.datasets import IMAGES, VIDEOS, Video
+from utils.datasets import IMAGES, MASKS, VIDEOS, Video, images_in
 from utils.errors import UserError
 from utils.run import progress
 
@@ -33,6 +33,10 @@ def find(paths):
             raise UserError(f"{given}: no such file or folder")
         entries = [given] if given.is_file() else [given, *sorted(
             (p for p in given.rglob("*") if not any(part.startswith(".") for part in p.relative_to(given).parts)), key=natural)]
+        masks = {p for p in entries[1:] if p.is_dir() and MASKS.fullmatch(p.name)}
+        if masks:
+            print(f"note: {given}: taken for masks and left out: {', '.join(sorted(p.name for p in masks))}")
+        entries = [p for p in entries if not masks & {p, *p.parents}]
         here = [source._replace(name="_".join([*path.relative_to(given).parts[:-1], source.name]))
                 for path in entries if (source := inspect(path, given.is_file()))]
         if not here:
@@ -50,8 +54,7 @@ def natural(path):
 def inspect(path, named):
     """The Source at a path, or None where there is none; named: whether the user named this very file."""
     if path.is_dir():
-        images = tuple(sorted((e.name for e in path.iterdir() if e.suffix.lower() in IMAGES
-                               and not e.name.startswith(".") and e.is_file()), key=natural))
+        images = images_in(path)
         if not images:
             return None
         size = frames.size_of(Video(path.name, path, images[:1], True))

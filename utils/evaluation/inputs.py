@@ -1,12 +1,11 @@
 """Frame scores and their labels, of this suite's runs or in the files that other people have."""
 
-import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from utils import files
+from utils import files, text
 from utils.errors import UserError
 
 FORMS = (".npy", ".txt", ".csv")
@@ -59,26 +58,13 @@ def of_results(made, scores, labels):
                   np.arange(len(counts)) >= made["training_videos"], made.get("zero_score"))
 
 
-def text_rows(path):
-    """The lines of a small text file that are not blank: (number from 1, cells), which commas, semicolons or blanks part.
-
-    Raises UserError if it cannot be read as UTF-8.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
-    return [(number, re.split(r"\s*[,;]\s*|\s+", line.strip())) for number, line in enumerate(text.splitlines(), 1)
-            if line.strip()]
-
-
 def vector(source, path, what="score"):
     """(n,) float64 of a .npy or text file, or of an array out of `path`. Raises UserError unless it is a number per frame."""
     array, path = (source, path) if isinstance(source, np.ndarray) else (None, source)
     if array is None and (path.suffix == ".npy" or not path.is_file()):
         array = files.load_array(path)
     if array is None:
-        rows = [cells for _, cells in text_rows(path)]
+        rows = [cells for _, cells in text.rows(path)]
         try:
             array = np.array(rows[0] if len(rows) == 1 else [cell for (cell,) in rows], np.float64)
         except ValueError as error:

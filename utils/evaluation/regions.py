@@ -9,9 +9,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from utils import text
 from utils.errors import UserError
 from utils.evaluation import bootstrap
-from utils.evaluation.inputs import text_rows
 
 BETA = 0.1  # a detection meets a region if their IoU is at least this
 ALPHA = 0.1  # a track is detected if at least this share of its regions is
@@ -33,10 +33,10 @@ def read_tracks(folder, videos):
     """
     boxes, tracks = [np.empty((0, 5))], [np.empty((0, 2), int)]
     for number, video in enumerate(videos):
-        path, regions = Path(folder, f"{video.name}.txt"), {}
+        path, regions = Path(folder, f"{video.bare}.txt"), {}
         if not path.is_file():
             raise UserError(f"{path}: not there; every testing video needs its file of tracks (empty if it has none)")
-        lines = text_rows(path)
+        lines = text.rows(path)
         for line, cells in lines:
             try:
                 track, frame, *box = map(float, cells)

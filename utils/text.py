@@ -1,0 +1,57 @@
+"""Small text files as people save them: configs, labels, tables, from any editor or spreadsheet."""
+
+import codecs
+import csv
+import io
+import re
+from pathlib import Path
+
+from utils.errors import UserError
+
+LIMIT = 2 ** 26  # bytes
+
+
+def read(path):
+    """The text of a file: UTF-8, with or without a byte order mark, UTF-16 with one, else Windows-1252, which is said.
+
+    Raises UserError if the file is missing, too large, or no text.
+    """
+    if not Path(path).is_file():  # a named pipe would be waited for
+        raise UserError(f"{path}: no such file")
+    try:
+        with open(path, "rb") as file:
+            data = file.read(LIMIT + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    utf = "utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    try:
+        content = data.decode(utf)
+    except UnicodeDecodeError:
+        content = data.decode("cp1252", "replace").replace("\ufffd", "\0")
+        print(f"note: {path}: is not UTF-8; read as Windows-1252")
+    if "\0" in content or len(data) > LIMIT:
+        raise UserError(f"{path}: is no text of at most {LIMIT >> 20} MB: save it as UTF-8 text")
+    return content.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def rows(path):
+    """The lines of a table that are not empty: list of (line number, cells). Cells are apart by the one of tab, semicolon, |
+    and comma of which the first line has most; where it has none, by blanks. Raises UserError.
+    """
+    content = read(path)
+    first = re.sub('"[^"]*"', "", content.lstrip().partition("\n")[0])
+    delimiter = max("\t;|,", key=first.count)
+    if delimiter not in first:
+        delimiter, content = " ", re.sub("[ \t]+$", "", content, flags=re.MULTILINE)
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter,
+                        skipinitialspace=True, strict=True)
+    try:
+        lines = [(reader.line_num, [re.sub("^'(?=[=+@-])", "", cell.strip()) for cell in row]) for row in reader]
+    except csv.Error as error:
+        raise UserError(f"{path}: line {reader.line_num}: {error}") from None
+    return [(number, cells) for number, cells in lines if any(cells)]
+
+
+def cell(value):
+    """A value for a CSV file: words that a spreadsheet would calculate (=cmd(), +1) get a ' in front; `rows` takes it off."""
+    return f"'{value}" if isinstance(value, str) and re.match(r"[=+@]|-(?![\d.]+$)", value) else value

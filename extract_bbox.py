@@ -20,7 +20,7 @@ import numpy as np
 
 from fore_det import detector
 from fore_det.boxes import confident, moving, uncovered
-from fore_det.published import read_boxes
+from fore_det.published import read_boxes, require_geometry
 from utils import files, frames, ranks, stages
 from utils.boxes import Boxes, checked
 from utils.config import dataset_of, parse_config
@@ -42,7 +42,7 @@ def main():
         with stage.writing(stages.boxes_room(dataset)) as facts:
             repeated = set() if stage.given else extract(cfg, dataset, stage)
             if ranks.RANK == 0:
-                facts |= join(dataset, stage, repeated)
+                facts |= join(dataset, stage, repeated, cfg.boxes_from)
     print(f"next: python extract_stc.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
 
 
@@ -73,7 +73,7 @@ def of_video(stage, video):
     return stage.part / f"{video.first:08d}.npy"
 
 
-def join(dataset, stage, repeated):
+def join(dataset, stage, repeated, given):
     """Puts the boxes of all videos into one file, or checks the one that the user gave; returns the record's facts."""
     sizes, dropped, path = [frames.size_of(video) for video in dataset.videos], 0, stage.folder / "bboxes.npy"
     if stage.given:
@@ -85,8 +85,9 @@ def join(dataset, stage, repeated):
         dropped = sum(int((~inside).sum()) for inside in kept)
         files.save_array(stage.file("bboxes.npy"), rows)
     if not len(rows):
-        raise UserError(f"no box in {len(dataset.chosen):,} frames of {dataset.name}: lower --min_area, --motion_thr or "
-                        "--score_thr, or take boxes from elsewhere with --boxes_from")
+        way = "take boxes of this dataset and mode" if given else (
+            "lower --min_area, --motion_thr or --score_thr, or take boxes from elsewhere with --boxes_from")
+        raise UserError(f"no box in {len(dataset.chosen):,} frames of {dataset.name}: {way}")
     boxes = checked(Boxes(rows, dataset.num_frames, [video.first for video in dataset.videos], sizes, {}), path)
     for text in warnings(dataset, boxes, repeated, dropped):
         print(f"warning: {text}")
@@ -116,6 +117,7 @@ def finder(cfg, dataset, repeated):
     if cfg.boxes_from:
         print(f"reads {cfg.boxes_from}")
         published = read_boxes(cfg.boxes_from, dataset.num_frames)
+        require_geometry(published, [(v.first, len(v), frames.size_of(v)) for v in dataset.videos], cfg.boxes_from)
 
         def of_file(video):
             numbers = np.asarray(video.chosen) + video.first

@@ -35,16 +35,17 @@ def moving(flow, boxes, motion_thr, min_area, margin=2, all_motion_quirk=True):
     flow: (H, W, 2) pixels per frame; boxes: (n, 4). A pixel moves if u^2 + v^2 > motion_thr. The given boxes, grown
     by margin, are blanked out; each outer contour left gives its bounding rectangle, kept if (w+1)(h+1) > min_area
     and neither side is 10 times the other or more, grown by margin and clipped to the image. Returns (m, 4) int64.
-    all_motion_quirk: where *every* pixel moves the result is empty, since the official map is min-max normalised.
+    all_motion_quirk: where every pixel moves *and no box blanked any of them out* the result is empty, since the official map
+    is min-max normalised afterwards.
     """
     flow = np.asarray(flow, np.float32)
     height, width = flow.shape[:2]
     moves = (np.square(flow).sum(axis=2) > motion_thr).astype(np.uint8)
-    if all_motion_quirk and moves.all():
-        return np.empty((0, 4), np.int64)
     grown = np.trunc(np.asarray(boxes).reshape(-1, 4) + [-margin, -margin, margin, margin]).astype(np.int64)
     for x1, y1, x2, y2 in np.maximum(grown + [0, 0, 1, 1], 0):  # ends inclusive
         moves[y1:y2, x1:x2] = 0
+    if all_motion_quirk and moves.all():
+        return np.empty((0, 4), np.int64)
     contours = cv2.findContours(moves, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
     found = np.array([cv2.boundingRect(contour) for contour in contours], np.int64).reshape(-1, 4)
     x, y, w, h = found[((found[:, 2] + 1) * (found[:, 3] + 1) > min_area)

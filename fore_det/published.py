@@ -1,5 +1,7 @@
 """Foreground boxes that others published, read from their files."""
 
+from pathlib import Path
+
 import numpy as np
 
 from utils.errors import UserError
@@ -13,6 +15,9 @@ def read_boxes(path, num_frames):
     one where all frames have equally many), or rows (N, 5) of frame, x1, y1, x2, y2. A fifth value of a box (its
     score) is left out. Raises UserError if it holds anything else, or boxes for another number of frames.
     """
+    if Path(path).suffix != ".npy":
+        raise UserError(f"{path}: wanted is a .npy file: one (n, 4) array of x1 y1 x2 y2 per frame, or rows (N, 5) of frame, "
+                        "x1, y1, x2, y2 (python -m tools.convert boxes takes COCO's .json)")
     array = load_object_array(path)
     if array.ndim == 2 and array.shape[1] == 5 and array.dtype != object:
         rows = np.asarray(array, np.float32)
@@ -42,6 +47,32 @@ def read_boxes(path, num_frames):
     rows = np.column_stack([np.repeat(np.arange(num_frames, dtype=np.float32), counts), np.concatenate(boxes)])
     _require_finite(rows, path)
     return rows
+
+
+def require_geometry(rows, videos, path):
+    """Looks whether boxes are corners in pixels of these frames. rows: (N, 5); videos: (first frame, frames, (H, W)) of each.
+
+    Raises UserError if they are in another form, or of frames of another size; warns where they may be.
+    """
+    sizes = np.zeros((len(rows), 2))
+    for first, count, size in videos:
+        sizes[(rows[:, 0] >= first) & (rows[:, 0] < first + count)] = size
+    (high, wide), (x1, y1, x2, y2) = sizes[sizes[:, 0] > 0].T, rows[sizes[:, 0] > 0, 1:].T
+    flipped, outside = (x2 < x1) | (y2 < y1), (x2 > wide + 2) | (y2 > high + 2)
+    problems = {
+        "all values are at most 1, as shares of the frame": max(x1.max(initial=0), x2.max(initial=0), y2.max(initial=0)) <= 1.5,
+        "the first of four values is never above 1, as a score": (x1 <= 1).all() and (x2 > 1).any(),
+        f"in {flipped.sum():,} of {len(x1):,} the second corner is left of or above the first, as in x y width height":
+            flipped.mean() > 1 / 3 if len(x1) else False,
+        f"{outside.sum():,} of {len(x1):,} are partly outside the frame, as of a larger frame, or in the order y x y x":
+            outside.mean() > 1 / 3 if len(x1) else False}
+    wrong = next((words for words, found in problems.items() if found and len(x1)), None)
+    size = "{1:g}x{0:g}".format(*sizes.max(axis=0)) if len(x1) else ""
+    if wrong:
+        raise UserError(f"{path}: {wrong}: wanted are x1 y1 x2 y2 in pixels of these frames, {size} (width x height)")
+    if len(x1) and (x2 <= wide / 2).all() and (y2 <= high / 2).all():
+        print(f"warning: {path}: all boxes are in the upper left quarter of the frames, {size} (width x height): are they of "
+              "frames half as large?")
 
 
 def _require_finite(rows, path):

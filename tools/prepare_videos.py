@@ -3,7 +3,7 @@
     python -m tools.prepare_videos NAME FILES_OR_FOLDERS... [--labels FILE.csv] [--fps F] [--long_side PIXELS] [--copy]
     python run_pipeline.py --dataset_name NAME --mode test
 
-A video is a file that OpenCV reads, or a folder of frames (.png, .jpg, ...); other folders are searched for both.
+A video is a file that FFmpeg reads, or a folder of frames (.png, .jpg, ...); other folders are searched for both.
 
 writes  raw_datasets/NAME/videos/       a link to each video that can be read in place, else its frames (.jpg)
         raw_datasets/NAME/videos.csv    name, frames, size, frames per second, and where it came from
@@ -94,15 +94,22 @@ def check(args, root, config):
 
 def plan(source, fps, long_side):
     """Which frames are kept and how they get into the dataset."""
-    rate = source.rate or (fps if source.frames else None)
-    step = max(1.0, rate / fps) if rate and fps and not source.frames else 1.0
-    kept = np.unique((np.arange(0, source.count, step) + 1e-6).astype(int)).tolist()
+    times = times_of(source, fps)
+    kept = list(range(source.count))
+    if fps and not source.frames and times is not None:  # the frame that is seen at each tick
+        kept = np.unique(np.searchsorted(times[:-1], np.arange(0, times[-1] - 1e-6, 1 / fps) + 1e-6, "right") - 1).tolist()
+    rate = None if times is None else len(kept) / times[-1]
     shrink = min(1.0, (long_side or 1e9) / max(source.size))
     size = tuple(max(1, round(side * shrink)) for side in source.size)
-    readable = source.told == source.count and (source.frames or source.path.suffix.lower() in datasets.VIDEOS)
+    readable = source.frames or source.path.suffix.lower() in datasets.VIDEOS
     if shrink < 1 or len(kept) < source.count or not readable:
-        return Plan(kept, rate and rate / step, size, "frames")
+        return Plan(kept, rate, size, "frames")
     return Plan(kept, rate, size, "link" if list(source.frames) == sorted(source.frames) else "links")
+
+
+def times_of(source, fps):
+    """A video's (count + 1,) times; a folder of frames has `fps` of them a second."""
+    return np.arange(source.count + 1) / fps if source.frames and fps else source.times
 
 
 def labels(path, lines, sources, plans, fps):
@@ -115,10 +122,10 @@ def labels(path, lines, sources, plans, fps):
     for source, plan in zip(sources, plans):
         own = [one for one in ranges if one.video == source.name]
         of_frames = source.frames or [f"{t}.jpg" for t in range(source.count)]
-        flags = abnormal(of_frames, own, source.rate or (fps if source.frames else None))[plan.kept]
+        flags = abnormal(of_frames, own, times_of(source, fps))[plan.kept]
         made += [{"video": source.name, "first_frame": first + 1, "last_frame": last}
                  for first, last in runs(flags, [(0, len(flags))])]
-        for where in (one.where for one in own if not abnormal(of_frames, [one], source.rate or fps)[plan.kept].any()):
+        for where in (one.where for one in own if not abnormal(of_frames, [one], times_of(source, fps))[plan.kept].any()):
             print(f"note: {where}: none of its frames is kept at --fps {fps:g}")
     print(f"{path}: {len(made)} abnormal stretches in {len({one['video'] for one in made})} of {len(sources)} videos")
     return made
@@ -171,7 +178,7 @@ def extract(source, plan, place):
     place.mkdir()
     video = datasets.Video(source.name, source.path, source.frames or ("",) * source.count, True)
     with progress(len(plan.kept), "frame", source.name) as bar:
-        for k, frame in enumerate(frames.load(video, plan.kept, 2), 1):
+        for k, frame in enumerate(frames.load(video, plan.kept, 2, "repeat"), 1):
             if frame.shape[:2] != plan.size:
                 frame = cv2.resize(frame, plan.size[::-1], interpolation=cv2.INTER_AREA)
             with files.whole(place / f"{k:06d}.jpg") as file:

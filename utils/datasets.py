@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
-from utils import names, text
+from utils import films, names, text
 from utils.errors import UserError
 
 RAW = Path("raw_datasets")
 IMAGES = {".tif", ".tiff", ".jpg", ".jpeg", ".png", ".bmp"}
-VIDEOS = {".avi", ".mp4", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".webm", ".flv", ".3gp", ".ts", ".mts", ".ogv"}
+VIDEOS = {".avi", ".mp4", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".webm", ".flv", ".3gp", ".ts", ".mts", ".m2ts",
+          ".ogv", ".vob", ".asf", ".h264", ".264", ".hevc", ".h265", ".265", ".mjpeg", ".gif"}
 MASKS = re.compile(r"(.*[ _.-])?(gt|masks?|annotations?|labels?|ground_?truth)", re.IGNORECASE)  # folders beside videos
 
 
@@ -191,6 +191,7 @@ def _videos(root, alternatives, layout, testing, notes):
                       and (v := _video(e, testing))]
             if videos:
                 _require_names(videos)
+                notes += filter(None, (films.note(v.path) for v in videos if v.is_file))
                 rest = {e.name for e in entries if not re.fullmatch(layout.beside, e.name, re.I)}
                 rest -= {v.path.name for v in videos}
                 notes += [f"note: {root}: {len(rest)} taken for no video: {', '.join(sorted(rest)[:9])}"] if rest else []
@@ -231,19 +232,26 @@ def _video(path, testing):
         if not frames:
             raise UserError(f"{path}: no frames in it (looked for {', '.join(sorted(IMAGES))})")
     elif path.is_file() and path.suffix.lower() in VIDEOS:
-        count = int(cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT))
-        if count < 1:
-            raise UserError(f"{path}: OpenCV cannot read this video")
-        frames = tuple(f"{t:06d}" for t in range(count))
+        frames = tuple(f"{t:06d}" for t in range(films.read(path).count))
     else:
         return None
     return Video(path.name if path.is_dir() else path.stem, path, frames, testing)
 
 
+def times(video):
+    """(len(video) + 1,) seconds at which its frames begin and the last one ends, or None where that is not known.
+
+    Of a file they are its own time stamps; of a folder of frames the rate is that of raw_datasets/D/videos.csv.
+    """
+    if video.is_file:
+        return films.read(video.path).times
+    return np.arange(len(video) + 1) / video.fps if video.fps else None
+
+
 def rates(dataset):
-    """Frames per second of each video, or None: of a file its own; of a folder of frames from raw_datasets/D/videos.csv."""
-    found = [cv2.VideoCapture(str(v.path)).get(cv2.CAP_PROP_FPS) if v.is_file else v.fps or 0 for v in dataset.videos]
-    return [rate if 0 < rate < 1000 else None for rate in found]
+    """Frames per second of each video on average, or None where that is not known."""
+    ends = [(len(video), times(video)) for video in dataset.videos]
+    return [None if end is None or not end[-1] else count / end[-1] for count, end in ends]
 
 
 def _listed_rates(root):

@@ -1,17 +1,25 @@
 """Decoding: every frame once, in order, ahead of its use."""
 
+import contextlib
+import io
 import itertools
+import math
 import sys
+import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
+from PIL import Image
 
+from utils import films
 from utils.errors import UserError
 from utils.files import load_array
 
 MAX_PIXELS = 2 ** 26  # of a frame; twice the pixels of 8K video
+Image.MAX_IMAGE_PIXELS = None  # Pillow reads headers only here
+warnings.filterwarnings("ignore", module="PIL")
 cv2.setNumThreads(1)  # parallel over frames instead: DIS results would depend on the number of threads
 
 
@@ -41,9 +49,9 @@ def load(video, wanted, workers=0, on_bad_frame="stop", repeated=None):
     used, with a warning, and the frame's name is added to the set `repeated`. Raises UserError for a frame whose size is not
     that of the others.
     """
-    frames = _decode_file(video, wanted) if video.is_file else parallel(
+    frames = _of_film(video, wanted) if video.is_file else parallel(
         lambda t: decode_image(video.path / video.frames[t]), wanted, workers)
-    last = None
+    last, blank = None, len(wanted) > 1
     for t, frame in zip(wanted, frames):
         if frame is None:
             frame = _replacement(video, t, last, on_bad_frame)
@@ -52,41 +60,62 @@ def load(video, wanted, workers=0, on_bad_frame="stop", repeated=None):
         if last is not None and frame.shape != last.shape:
             raise UserError(f"{video.path}: frame {video.frames[t]} is {frame.shape[0]}x{frame.shape[1]} "
                             f"(height x width), those before it {last.shape[0]}x{last.shape[1]}")
-        last = frame
+        last, blank = frame, blank and frame.min() == frame.max()
         yield frame
+    if blank:
+        print(f"warning: {video.path}: every frame is of a single colour: is the video decoded correctly?", file=sys.stderr)
 
 
-def decode_image(path, flags=cv2.IMREAD_COLOR):
-    """The image in a file, or None where it is damaged. Raises UserError where there is no file, or the image is huge."""
+def decode_image(path, flags=None):
+    """The image in a file, or None where it is damaged; without flags a frame, (H, W, 3) uint8 BGR.
+
+    Raises UserError where there is no file, or the image is huge; for a frame also where there are several, or not of 8 bits.
+    """
     if not path.is_file():  # a named pipe would be waited for
         raise UserError(f"{path}: cannot be read (it is no file)")
     try:
         data = np.fromfile(path, np.uint8)  # imread cannot tell a missing file from a damaged one
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    _look_at_header(data, path)
     try:
-        image = cv2.imdecode(data, flags) if data.size else None
-    except cv2.error:  # a header that tells of more than 2^30 pixels, for one
+        image = cv2.imdecode(data, flags or cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if data.size else None
+    except cv2.error:
         return None
-    _require_size(image, path)
-    return image
+    return image if flags or image is None or image.dtype == np.uint8 else _in_8_bits(image, path)
 
 
-def _require_size(image, path):
-    if image is not None and image.shape[0] * image.shape[1] > MAX_PIXELS:
-        raise UserError(f"{path}: is {image.shape[0]}x{image.shape[1]} (height x width), more than {MAX_PIXELS:,} pixels: "
-                        "scale the video down")
+def _look_at_header(data, path):
+    """Raises UserError for a huge image, before it is decoded, and for a file of several images."""
+    with contextlib.suppress(Image.UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        header = Image.open(io.BytesIO(data))
+        _require_size(*header.size[::-1], path)
+        if header.format == "TIFF" and header.n_frames > 1:
+            raise UserError(f"{path}: holds {header.n_frames} images: split it into one file per frame")
 
 
-def _decode_file(video, wanted):
-    capture = cv2.VideoCapture(str(video.path))
-    position = 0
+def _in_8_bits(image, path):
+    """The high bytes of a frame of 16 bits, which the official code takes. Raises UserError where they hold next to nothing."""
+    if image.dtype != np.uint16 or 0 < image.max() < 4096:
+        raise UserError(f"{path}: holds {image.dtype} values up to {image.max():g}: convert the frames to 8 bits (10 or "
+                        "12 bits in 16 would become nearly black)")
+    return (image >> 8).astype(np.uint8)
+
+
+def _require_size(height, width, path):
+    if height * width > MAX_PIXELS:
+        raise UserError(f"{path}: is {height}x{width} (height x width), more than {MAX_PIXELS:,} pixels: scale the video down")
+
+
+def _of_film(video, wanted):
+    """A video file's frames, each an array, or None where it is lost."""
+    decoded = films.decode(video.path, set(wanted))
+    number, image = next(decoded, (math.inf, None))
     for t in wanted:
-        while position < t and capture.grab():
-            position += 1
-        frame = capture.read()[1]
-        position += 1
-        yield frame
+        while number < t:
+            number, image = next(decoded, (math.inf, None))
+        yield image if number == t else None
+    next(decoded, None)  # to its end, where it says what was damaged
 
 
 def _replacement(video, t, last, on_bad_frame):
@@ -104,12 +133,11 @@ def _replacement(video, t, last, on_bad_frame):
 
 def size_of(video):
     """(H, W) of a video's frames, read from its first decodable one."""
-    frames = _decode_file(video, range(len(video))) if video.is_file else (
-        decode_image(video.path / name) for name in video.frames)
-    for frame in frames:
-        if frame is not None:
-            _require_size(frame, video.path)
-            return frame.shape[:2]
+    sizes = [films.size(video.path)] if video.is_file else (
+        None if frame is None else frame.shape[:2] for frame in (decode_image(video.path / name) for name in video.frames))
+    for size in filter(None, sizes):
+        _require_size(*size, video.path)
+        return size
     raise UserError(f"{video.path}: none of its {len(video)} frames can be decoded")
 
 

@@ -8,7 +8,7 @@ import scipy.io
 import scipy.sparse
 
 from utils import names, text
-from utils.datasets import IMAGES, RAW, listing, rates
+from utils.datasets import IMAGES, RAW, listing, times
 from utils.errors import UserError
 from utils.files import load_array
 from utils.frames import decode_image
@@ -85,8 +85,7 @@ def plain(root, dataset, testing):
         return None, None
     known = {names.same(word): {video.bare} for video in dataset.testing for word in (video.bare, video.path.name)}
     ranges = read_ranges(path, text.rows(path), known)
-    rate = dict(zip(dataset.videos, rates(dataset))) if any(one.timed for one in ranges) else {}
-    return [abnormal(video.frames, [one for one in ranges if one.video == video.bare], rate.get(video))
+    return [abnormal(video.frames, [one for one in ranges if one.video == video.bare], times(video))
             for video, _ in testing], f"frame ranges {path.name}"
 
 

@@ -1,6 +1,5 @@
 """Abnormal stretches of videos as tables have them: a line for each video or event, its name, then first and last."""
 
-import math
 import re
 from typing import NamedTuple
 
@@ -64,21 +63,22 @@ def _value(word, unit):
     return (number, True) if seconds else (int(number), False) if word.isdecimal() or frames and number % 1 == 0 else None
 
 
-def abnormal(frames, ranges, rate=None):
+def abnormal(frames, ranges, times=None):
     """Which of a video's frames lie in its ranges: (F,) bool.
 
-    frames: their names, in order; rate: of them per second. Raises UserError where a range does not fit.
+    frames: their names, in order; times: (F + 1,) seconds at which they begin and the last one ends.
+    Raises UserError where a range does not fit.
     """
     flags = np.zeros(len(frames), bool)
     if ranges and names.gap(frames):
         raise UserError(f"{ranges[0].where}: the numbers of the frames have gaps, so it is not certain which are meant: put "
                         "the missing frames back, or number them anew")
     for where, video, first, last, timed in ranges:
-        if timed and not rate:
+        if timed and times is None:
             raise UserError(f"{where}: seconds need frames per second, which are not known: give --fps, or fill in videos.csv")
-        if timed:  # frame k is seen from second (k - 1) / rate to k / rate
-            first = math.floor(first * rate + 1e-6) + 1
-            last = max(first, math.ceil(last * rate - 1e-6))
+        if timed:  # the first is the frame that is seen then, the last one begins before
+            first = int(np.searchsorted(times, first + 1e-6, "right"))
+            last = max(first, int(np.searchsorted(times, last - 1e-6)))
         if not 1 <= first <= last <= len(frames):
             raise UserError(f"{where}: frames {first} to {last} of {video}: the video has {len(frames)} frames, counted from 1")
         flags[first - 1:last] = True

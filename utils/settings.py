@@ -74,7 +74,7 @@ SETTINGS = {s.name: s for s in (
     S("motion_thr", float, 1.0, "boxes", "a pixel moves if u^2 + v^2 is above this", 0),
     S("box_margin", int, 2, "boxes", "pixels around a box that motion boxes keep clear of, and grow by", 0, 10 ** 4),
     S("all_motion_quirk", bool, True, "boxes",
-      "where every pixel of a frame moves there are no motion boxes, as in the official code"),
+      "where every pixel of a frame moves, and no box covers any, there are no motion boxes, as in the official code"),
     S("drop_still_boxes", bool, False, "flow boxes",
       "drop boxes whose flow cube is all zero, as the code of the paper (2022) did"),
     # 3 spatio-temporal cubes

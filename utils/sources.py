@@ -5,22 +5,20 @@ import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
+import numpy as np
 
-from utils import frames
+from utils import films, frames
 from utils.datasets import IMAGES, MASKS, VIDEOS, Video, images_in
 from utils.errors import UserError
-from utils.run import progress
 
 
 class Source(NamedTuple):
     path: Path
     name: str  # of the video in the dataset
     frames: tuple  # file names in natural order, or () of a video file
-    count: int  # frames that can be read
-    told: int  # frames that the file says it has
+    count: int  # frames
     size: tuple  # (H, W)
-    rate: float | None  # frames per second
+    times: np.ndarray | None  # (count + 1,) seconds at which frames begin and the last one ends
 
 
 def find(paths):
@@ -57,23 +55,16 @@ def inspect(path, named):
         images = images_in(path)
         if not images:
             return None
-        size = frames.size_of(Video(path.name, path, images[:1], True))
-        return Source(path, path.resolve().name, images, len(images), len(images), size, None)
+        size = frames.size_of(Video(path.name, path, images, True))
+        return Source(path, path.resolve().name, images, len(images), size, None)
     if path.suffix.lower() in IMAGES or path.suffix.lower() not in VIDEOS and not named:
         if named:
             raise UserError(f"{path}: is one picture: give the folder of a video's frames, or a video file")
         return None
-    capture, count = cv2.VideoCapture(str(path)), 0
-    told = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-    ok, frame = capture.read()
-    if not ok:
-        raise UserError(f"{path}: OpenCV cannot read this as a video: convert it, for example to .mp4, or leave it out")
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    with progress(told, "frame", path.name) as bar:  # the number that a file tells is often wrong, so they are counted
-        while ok:
-            count, ok = count + 1, capture.grab()
-            bar.update()
-    return Source(path, path.stem, (), count, told, frame.shape[:2], rate if 0 < rate < 1000 else None)
+    film = films.read(path)
+    print(films.note(path), end="\n" * bool(films.note(path)))
+    size = frames.size_of(Video(path.stem, path, ("",) * film.count, True))
+    return Source(path, path.stem, (), film.count, size, film.times)
 
 
 def with_names(sources):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from utils.datasets import times
 from utils.files import save_csv
 from utils.metrics import NO_BOX, average_within
 
@@ -79,17 +80,16 @@ def find(scores, limit, gap, rows, boxes, spans):
     return found
 
 
-def save(path, events, dataset, spans, rates):
-    """Writes events.csv: frames counted from 1 within their video, seconds from 0 where its rate is known; peak_score is
-    the highest averaged score, peak_frame its frame, whose highest box is given.
-
-    rates: frames per second of each video, or None.
+def save(path, events, dataset, spans):
+    """Writes events.csv: frames counted from 1 within their video, seconds from 0 where they are known; peak_score is the
+    highest averaged score, peak_frame its frame, whose highest box is given.
     """
     rows = []
     for event in events:
-        video, rate, (start, _) = dataset.videos[event["video"]], rates[event["video"]], spans[event["video"]]
+        video, (start, _) = dataset.videos[event["video"]], spans[event["video"]]
+        shown = times(video)
         first, last, peak = (video.chosen[i - start] + 1 for i in (event["start"], event["stop"] - 1, event["peak"]))
         box = [round(side, 1) for side in event["box"]] if event["box"] else [""] * 4
-        seconds = [round((first - 1) / rate, 2), round(last / rate, 2)] if rate else ["", ""]
+        seconds = ["", ""] if shown is None else np.round(shown[[first - 1, last]], 2).tolist()
         rows.append(dict(zip(COLUMNS, [video.name, first, last, peak, round(event["score"], 3), *box, *seconds])))
     save_csv(path, rows, COLUMNS)

@@ -1,0 +1,159 @@
+"""Video files, decoded by FFmpeg (PyAV): how many frames they hold, when each is shown, and the frames.
+
+A frame is known by its time stamp: its number is the place of the stamp among those of the file's packets. So the count does
+not depend on the header, and a frame that is lost moves no other one.
+"""
+
+import contextlib
+import functools
+import os
+from collections import deque
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.errors import UserError
+
+
+class Film(NamedTuple):
+    stamps: tuple | None  # of its frames, ascending; None where packets have none that can be trusted
+    times: np.ndarray | None  # (count + 1,) float64: second at which each frame begins, from 0; the last one's end
+    count: int
+    header: int  # frames that the header promises, 0 where it says nothing
+
+
+def read(path):
+    """The Film in a file. Raises UserError where it cannot be read as a video."""
+    known = os.stat(path)
+    return _read(os.path.realpath(path), known.st_size, known.st_mtime_ns)
+
+
+@functools.cache
+def _read(path, size, changed):
+    with _opened(path) as (container, stream):
+        packets = [(p.pts, p.dts, p.is_keyframe, p.duration) for p in container.demux(stream) if p.size and not p.is_discard]
+        unit, rate, header = stream.time_base, stream.average_rate or stream.guessed_rate, stream.frames
+    start = next((k for k, packet in enumerate(packets) if packet[2]), 0)  # nothing before can be decoded
+    packets = packets[start:]
+    if not packets:
+        raise UserError(f"{path}: there are no frames in this video")
+    stamps = [pts for pts, *_ in packets if pts is not None and (packets[0][0] is None or pts >= packets[0][0])]
+    order = [dts for _, dts, *_ in packets if dts is not None]
+    if len(set(stamps)) < len(stamps) or None in [pts for pts, *_ in packets] or order != sorted(order):  # or joined films
+        times = np.arange(len(packets) + 1) / float(rate) if rate else None
+        return Film(None, times, len(packets), header)
+    stamps = sorted(stamps)
+    last = packets[-1][3] or (np.median(np.diff(stamps)) if len(stamps) > 1 else 1 / (rate or 1) / unit)
+    times = (np.array([*stamps, stamps[-1] + float(last)]) - stamps[0]) * float(unit)
+    return Film(tuple(stamps), times, len(stamps), header)
+
+
+def note(path):
+    """A line where the header promises another number of frames than there are, or ""."""
+    film = read(path)
+    return "" if film.header in (0, film.count) else (
+        f"note: {path}: its header says {film.header:,} frames, but it holds {film.count:,}")
+
+
+def size(path):
+    """(H, W) of a video's first frame that can be decoded, or None."""
+    return next((image.shape[:2] for _, image in decode(path, quiet=True)), None)
+
+
+def decode(path, wanted=None, quiet=False):
+    """Yields (number, (H, W, 3) uint8 BGR) of a video's frames, in order; a frame that cannot be decoded is left out.
+
+    wanted: numbers of the frames to yield, None for all. Interlaced frames are deinterlaced by bwdif, one for one. Says so, and
+    which frames were damaged, unless `quiet`. Raises UserError if more frames come out than there are packets.
+    """
+    damaged = []
+    with _opened(path) as (container, stream):
+        stream.thread_type = "AUTO"
+        for number, frame in _progressive(_numbered(container, stream, read(path), path), path, quiet):
+            if frame.is_corrupt:
+                damaged.append(number + 1)
+            if wanted is None or number in wanted:
+                image = frame.to_ndarray(format="bgr24", interpolation="BICUBIC")  # as OpenCV does
+                yield number, np.ascontiguousarray(np.rot90(image, frame.rotation // 90)) if frame.rotation else image
+    if damaged and not quiet:
+        print(f"warning: {path}: {len(damaged):,} frames are damaged, the first is frame {damaged[0]:,}; they are used as far "
+              "as they could be decoded")
+
+
+def _numbered(container, stream, film, path):
+    """Pairs of number and decoded frame."""
+    import av
+
+    place, number = {stamp: k for k, stamp in enumerate(film.stamps or ())}, 0
+    for packet in container.demux(stream):
+        try:
+            decoded = packet.decode()
+        except av.error.InvalidDataError:
+            number += 1
+            continue
+        for frame in decoded:
+            if film.stamps and frame.pts in place:
+                yield place[frame.pts], frame
+            elif not film.stamps:
+                yield number, frame
+            number += 1
+    if not film.stamps and number > film.count:
+        raise UserError(f"{path}: holds more frames than its packets: convert it with {conversion(path)}")
+
+
+def _progressive(numbered, path, quiet):
+    """The same pairs, interlaced frames made progressive."""
+    graph, waiting = None, deque()
+    for number, frame in numbered:
+        if graph is None and not frame.interlaced_frame:
+            yield number, frame
+            continue
+        if graph is None:
+            graph = _deinterlacer(frame)
+            if not quiet:
+                print(f"note: {path}: is interlaced: its frames are deinterlaced (bwdif)")
+        waiting.append(number)
+        graph.push(frame)
+        yield from _pulled(graph, waiting)
+    if graph:
+        graph.push(None)
+        yield from _pulled(graph, waiting)
+
+
+def _deinterlacer(frame):
+    from av.filter import Graph
+
+    graph = Graph()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
+    graph.link_nodes(source, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink")).configure()
+    return graph
+
+
+def _pulled(graph, waiting):
+    with contextlib.suppress(BlockingIOError, EOFError):  # it wants the next frame first, or has no more
+        while True:
+            frame = graph.pull()
+            yield waiting.popleft(), frame
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """A film's container and its stream of frames. It is read as a file, and nothing that it may name beside itself."""
+    import av  # here, for only films need it
+
+    try:
+        with open(path, "rb") as file, av.open(file, options={"protocol_whitelist": ""}) as container:
+            stream = container.streams.best("video")
+            if stream is None:
+                raise UserError(f"{path}: there are no frames in this video")
+            yield container, stream
+    except av.FFmpegError as error:
+        raise UserError(f"{path}: cannot be read as a video ({error.strerror}): convert it with {conversion(path)}, or leave "
+                        "it out") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def conversion(path):
+    """The command that makes a film that any program reads."""
+    return f'ffmpeg -i "{path}" -c:v libx264 -crf 16 NEW.mp4'

@@ -85,7 +85,7 @@ def join(dataset, stage, repeated, given):
         dropped = sum(int((~inside).sum()) for inside in kept)
         files.save_array(stage.file("bboxes.npy"), rows)
     if not len(rows):
-        way = "take boxes of this dataset and mode" if given else (
+        way = f"--boxes_from {given} must hold boxes of this dataset and mode" if given else (
             "lower --min_area, --motion_thr or --score_thr, or take boxes from elsewhere with --boxes_from")
         raise UserError(f"no box in {len(dataset.chosen):,} frames of {dataset.name}: {way}")
     boxes = checked(Boxes(rows, dataset.num_frames, [video.first for video in dataset.videos], sizes, {}), path)

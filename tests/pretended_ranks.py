@@ -57,7 +57,8 @@ with pretended(count=4):
         raw = torch.rand(9, 15, 16, 16).to(device)
         parts = [Batch(rows[ranks.own_part(len(rows))], None, len(rows)) for rows in raw.split(8)]
         train_epoch(network, torch.optim.Adam(network.parameters()), parts, 0, 0, contextlib.nullcontext(), cfg)
-        own = [len(given), set(given) - {"cpu", "None"} == {str(device)}, sum(p.double().sum().item() for p in model.parameters())]
+        weights = sum(parameter.double().sum().item() for parameter in model.parameters())
+        own = [len(given), set(given) - {"cpu", "None"} == {str(device)}, weights]
         if ranks.RANK == 0:
             print("equal" if ranks.from_all(own) == [own] * ranks.WORLD and own[1] else "differ", flush=True)
         else:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -26,6 +27,7 @@ from train import train_epoch
 from utils import device, files, record
 from utils.cubes import Batch
 from utils.errors import UserError
+from utils.run import run
 
 NAME, DATA = ["--dataset_name", "UCSDped2"], Path("data/UCSDped2/test")
 SMALL = ["--num_feature_root", "4", "--epochs", "3", "--warmup_epoch", "1", "--batch_size", "16", "--use_flow", "true"]
@@ -207,8 +209,8 @@ def test_a_driver_that_is_too_old_and_bf16_that_would_be_emulated(tree):
     words = [*NAME, *SMALL, "--flow_method", "dis", "--detector", "none", "--min_area", "100", "--dry_run"]
     with mock.patch.object(torch.cuda, "init", side_effect=RuntimeError("The NVIDIA driver is too old (found 11040). Update")), \
             mock.patch("tools.rates.per_second", lambda count, work, seconds=1: work() or count):
-        assert "no GPU: The NVIDIA driver is too old" in run_script("run_pipeline.py", *words).stdout
-        assert on_card("run_pipeline.py", *words)[0]["cuda"] > 10
+        assert "no GPU: The NVIDIA driver is too old" in run_script("tools.doctor", *words).stdout
+        assert on_card("tools.doctor", *words)[0]["cuda"] > 10
     with pretended(capability=(7, 5)):
         assert device.fastest_format(CARD) == "fp32"
         device.precision_of("bf16", CARD)
@@ -224,3 +226,21 @@ def test_ranks_of_a_small_last_batch_meet_also_with_sync_bn(processes):
                           capture_output=True, text=True, timeout=120, env=os.environ | {
                               "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": os.pathsep.join([str(SUITE), str(SUITE / "tests")])})
     assert done.returncode == 0 and done.stdout.count("equal") == 2, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), RuntimeError("CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory"), RuntimeError("std::bad_alloc"), OSError(12, "Cannot allocate memory"),
+    RuntimeError("can't start new thread"), cv2.error("OpenCV(5.0) alloc.cpp:52: error: (-4:Insufficient memory) Failed")])
+def test_memory_that_is_short_is_one_line(error, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(mock.Mock(side_effect=error))
+    assert stop.value.code == 2 and capsys.readouterr().err.startswith("error: not enough memory (")
+
+
+@pytest.mark.parametrize("more, line", [
+    ({"RANK": "1"}, "reads raw_datasets"), ({"RANK": "1", "WORLD_SIZE": "2"}, "start it by torchrun, or unset WORLD_SIZE")])
+def test_variables_of_a_launcher_without_a_launcher(tree, more, line):
+    done = subprocess.run([sys.executable, SUITE / "extract_bbox.py", *NAME, "--detector", "none", "--min_area", "100"],
+                          env=os.environ | more, capture_output=True, text=True)
+    assert line in done.stdout + done.stderr and done.returncode == ("unset" in line) * 2

@@ -126,16 +126,16 @@ def finder(cfg, dataset, repeated):
         return of_file
     if cfg.detector == "none":
         return lambda video: itertools.repeat(NO_BOXES)
-    use_threads(cfg.threads)
     device = device_of(cfg.device)
+    use_threads(cfg.threads, device)
     weights = detector.weights_file(cfg.detector, cfg.detector_weights, cfg.detector_scale)
     detect = detector.load_detector(cfg.detector, weights, cfg.detector_scale, device, cfg.detector_tiles)
-    batch = 8 if device.type == "cuda" else 1
+    threads = workers(cfg.num_workers)
 
     def detected(video):
-        stream = frames.load(video, video.chosen, workers(cfg.num_workers), cfg.on_bad_frame, repeated)
-        for images in frames.batched(stream, batch):
-            for found in detect(images):  # (n, 5)
+        stream = frames.load(video, video.chosen, threads, cfg.on_bad_frame, repeated)
+        for prepared in frames.batched(frames.parallel(detect.prepare, stream, threads), detect.batch):
+            for found in detect.find(prepared):  # (n, 5)
                 yield uncovered(confident(found, cfg.score_thr, cfg.min_area), cfg.cover_thr)
     return detected
 

@@ -33,8 +33,8 @@ from utils.run import progress, run
 
 def main():
     cfg = parse_config(__doc__, stages=("test",))
-    use_threads(cfg.threads)
     device = device_of(cfg.device)
+    use_threads(cfg.threads, device)
     ranks.start(device)
     folder = stages.folder_of(cfg)
     cubes_made = record.require(stages.require_cubes(folder), "cubes")

@@ -19,8 +19,8 @@ writes  data/D/MODE/model_ROW_COL.pt    one per block that has cubes: weights, s
         data/D/MODE/train.json          what they were made from
 Every epoch is saved (train.part/). Run the same command to resume a stopped training; it ends in the same weights.
 
-Scores jump from one epoch to the next. --recalibrate_bn true and --average_last K end the training in a steadier way; a
-finished training is ended again without being repeated, if it kept enough epochs (--keep_epochs).
+--recalibrate_bn true and --average_last K end a training with steadier scores; a finished one is ended again without being
+repeated if it kept enough epochs (--keep_epochs).
 """
 
 import numpy as np
@@ -35,14 +35,13 @@ from utils.boxes import Boxes
 from utils.config import parse_config
 from utils.cubes import BlockCubes, Cubes
 from utils.device import device_of, precision_of, use_threads, warn_of_busy_cores
-from utils.errors import UserError
 from utils.run import Clock, finishing, progress, run
 
 
 def main():
     cfg = parse_config(__doc__, stages=("train",))
-    use_threads(cfg.threads)
     device = device_of(cfg.device)
+    use_threads(cfg.threads, device)
     ranks.start(device)
     stage = stages.train(cfg)
     if not stage.is_done():
@@ -73,20 +72,17 @@ def train(cfg, stage, cubes, boxes):
 
 def train_block(cfg, stage, cubes):
     """Trains one block's network, or resumes, and ends the training; returns its Training."""
-    name = "model_{}_{}.pt".format(*cubes.place)
-    ending = Ending.of(cfg)
-    state, note = resumed(stage, name, ending)
+    path, ending = stage.part / "model_{}_{}.pt".format(*cubes.place), Ending.of(cfg)
+    state, note = resumed(stage, path.name, ending)
     print(note, end="\n" * bool(note))
     torch.manual_seed(cubes.seed_of(0))
     model = network_of(cfg, cubes.all).to(cubes.all.device, memory_format=torch.channels_last)
-    state = state or Training(stage.wanted["key"], stage.resume_key, stage.wanted["settings"], stage.wanted["input"],
-                              list(cubes.place), [cfg.h_block, cfg.w_block], model.args)
-    autocast = precision_of(cfg.precision, cubes.all.device)
+    state = state or Training.of(stage, cubes.place, (cfg.h_block, cfg.w_block), model.args)
     if not state.finished:
-        fit(cfg, model, cubes, state, ending, autocast, stage.part / name)
+        autocast = precision_of(cfg.precision, cubes.all.device, training=True)
+        train_epochs(cfg, model, cubes, state, ending, autocast, path)
         ending.finish(model, cubes, state, autocast)
-    if ranks.RANK == 0:
-        state.save(stage.part / name)
+    state.save(path)
     ranks.wait()
     return state
 
@@ -96,26 +92,22 @@ def network_of(cfg, cubes):
     return ReconCAE(cfg.num_feature_root, cubes.frames, cfg.use_flow, cubes.flow_frames)
 
 
-def fit(cfg, model, cubes, state, ending, autocast, path):
+def train_epochs(cfg, model, cubes, state, ending, autocast, path):
     """Trains a network from where `state` stands to its last epoch, and saves `state` after each."""
     clock, network = Clock(state.seconds), ranks.network_of(model, cfg.sync_bn)
     optimizer = torch.optim.Adam(network.parameters(), lr=cfg.lr)
     state.restore(model, optimizer)
-    place = dict(zip(("row", "column"), cubes.place))
-    with progress(cfg.epochs * len(cubes), "cube", "block {row},{column}".format(**place)) as bar:
+    with progress(cfg.epochs * len(cubes), "cube", "block {},{}".format(*cubes.place)) as bar:
         bar.update(state.epoch * len(cubes))
         for epoch in range(state.epoch + 1, cfg.epochs + 1):
             with finishing(f"epoch {epoch}"):
-                stats, weights, step = train_epoch(
+                log, weights, step = train_epoch(
                     network, optimizer, cubes.shuffled(epoch), epoch - 1, state.step, autocast, cfg, bar.update)
-                require_finite(stats["loss"], epoch, path)
-                entry = place | {"epoch": epoch} | stats | {"seconds": clock()}
-                state.add_epoch(model, optimizer, cubes.in_order(weights, epoch), step, entry, ending.kept)
+                state.add_epoch(model, optimizer, cubes.in_order(weights, epoch), step, log, clock(), ending.kept)
                 if ending.is_scored(epoch) and epoch < cfg.epochs:
                     state.epoch_scores[epoch] = ending.after(epoch, model, cubes, state, autocast)[1]
-                if ranks.RANK == 0:
-                    state.save(path)
-            bar.write(describe(entry, cfg.epochs), file=None)
+                state.save(path)
+            bar.write(f"block {state.describe(cfg.epochs)}", file=None)
 
 
 def train_epoch(network, optimizer, batches, epoch, step, autocast, cfg, tick=lambda count: None):
@@ -125,12 +117,9 @@ def train_epoch(network, optimizer, batches, epoch, step, autocast, cfg, tick=la
     scores of the whole. Returns the epoch's statistics, the cubes' weights (n,) in order of the batches, and step.
     """
     model, log = getattr(network, "module", network), EpochLog()
-    refined = epoch >= cfg.warmup_epoch and cfg.sp_mode != "none"
     for batch in batches:
-        weights = torch.ones(batch.count, device=batch.raw.device)
-        if refined:
-            weights = refine(model, batch, step, autocast, cfg, log)  # (B,)
-        model.train(len(batch.raw) > 0)  # a process without a part of a small last batch still steps with the others
+        weights = self_paced(model, batch, epoch, step, autocast, cfg, log)  # (B,)
+        ranks.train_mode(model, batch.raw)
         with autocast:
             raw_errors, flow_errors = errors(network(batch.raw), batch.raw, batch.flow)  # (b,) each
         loss = batch_loss(raw_errors, flow_errors, weights[ranks.own_part(batch.count)], batch, cfg)
@@ -144,8 +133,10 @@ def train_epoch(network, optimizer, batches, epoch, step, autocast, cfg, tick=la
     return log.statistics(), torch.cat(log.weights), step
 
 
-def refine(model, batch, step, autocast, cfg, log):
-    """Self-paced weights (B,) of a whole batch, from its scores in eval mode."""
+def self_paced(model, batch, epoch, step, autocast, cfg, log):
+    """Self-paced weights (B,) of a whole batch, from its scores in eval mode; 1 for each cube during the warm-up."""
+    if epoch < cfg.warmup_epoch or cfg.sp_mode == "none":
+        return torch.ones(batch.count, device=batch.raw.device)
     ranks.same_statistics(model)
     model.eval()
     with torch.no_grad(), autocast:
@@ -162,19 +153,6 @@ def batch_loss(raw_errors, flow_errors, weights, batch, cfg):
         return loss
     return cfg.lambda_raw * loss + cfg.lambda_of * weighted_loss(
         flow_errors, weights, batch.flow.shape[1:].numel(), batch.count)
-
-
-def require_finite(loss, epoch, path):
-    if not np.isfinite(loss):
-        raise UserError(f"{path}: the loss is {loss} in epoch {epoch}: lower --lr, or take --precision fp32; the epochs before "
-                        "are kept")
-
-
-def describe(entry, epochs):
-    """One line about an epoch."""
-    return (f"block {entry['row']},{entry['column']} epoch {entry['epoch']}/{epochs}: loss {entry['loss']:.6f}, mean score "
-            f"{entry['score']:.2f}, weights 1/between/0: {entry['weight_1']:.1%} / {entry['weight_between']:.1%} / "
-            f"{entry['weight_0']:.1%}, {entry['seconds']:,.0f} s")
 
 
 if __name__ == "__main__":

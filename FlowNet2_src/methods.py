@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from utils import files
-from utils.device import device_of
+from utils.device import InParts, device_of
 from utils.errors import UserError
 
 WIDTH, HEIGHT = 512, 384  # what frames are resized to
@@ -59,12 +59,13 @@ class Network:
         self.device = device_of(device)
         self.batch = 8 if self.device.type == "cuda" else 1
         self.network = self.load(weights).to(self.device)
+        self.flow = InParts(self._flow, self.batch)
 
     def prepare(self, frame):
         """(H, W, 3) uint8 BGR -> (384, 512, 3) uint8 BGR."""
         return cv2.resize(frame, (WIDTH, HEIGHT))
 
-    def flow(self, pairs):
+    def _flow(self, pairs):
         """Pairs of prepared images -> (B, 384, 512, 2) float32."""
         import torch
 

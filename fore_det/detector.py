@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from utils.device import InParts
 from utils.errors import UserError
 from utils.files import identity
 
@@ -56,34 +57,51 @@ def source(boxes_from, word, given, scale, known=None):
         return {"weights": known["weights"]}
 
 
-def load_detector(word, path, scale, device, tiles=1):
-    """The function of a detector: list of (H, W, 3) uint8 BGR images of one size -> list of (n, 5) x1 y1 x2 y2 score.
+class Detector:
+    """A detector: list of (H, W, 3) uint8 BGR images of one size -> list of (n, 5) x1 y1 x2 y2 score.
 
-    word: yolov3, torchvision:MODEL, onnx:FILE or mmdet:CONFIG:CHECKPOINT; tiles: see `tiled`. Raises UserError if it cannot be
-    had.
+    prepare: what can be done to a single image in any thread; find: list of prepared images -> the result; batch: how many
+    images at once.
+    """
+
+    def __init__(self, find, prepare=lambda image: image, batch=1):
+        self.find, self.prepare, self.batch = InParts(find, batch), prepare, batch
+
+    def __call__(self, images):
+        return self.find([self.prepare(image) for image in images])
+
+
+def load_detector(word, path, scale, device, tiles=1):
+    """The Detector for a word: yolov3, torchvision:MODEL, onnx:FILE or mmdet:CONFIG:CHECKPOINT; tiles: see `tiled`.
+
+    Raises UserError if it cannot be had.
     """
     kind, rest = _parts(word)
+    batch = 8 if str(device).startswith("cuda") else 1
     if kind == "yolov3":
-        detect = _yolov3(path, scale, device)
+        detect = Detector(*_yolov3(path, scale, device), batch)
     elif kind == "onnx":
-        detect = _onnx(*rest, scale)
+        detect = Detector(_onnx(*rest, scale))
     else:
-        detect = _torchvision(*rest, path, device) if kind == "torchvision" else _mmdet(*rest, device)
+        detect = Detector(_torchvision(*rest, path, device) if kind == "torchvision" else _mmdet(*rest, device), batch=batch)
     return tiled(detect, tiles) if tiles > 1 else detect
 
 
 def tiled(detect, count):
-    """A detector that looks at `count` overlapping tiles of each image, for small objects, and joins their boxes by one
+    """A Detector that looks at `count` overlapping tiles of each image, for small objects, and joins their boxes by one
     non-maximum suppression over all classes.
     """
     from fore_det.yolo_onnx import suppressed
 
-    def detect_tiles(images):
-        cuts = split(*images[0].shape[:2], count)
-        found = iter(detect([image[y1:y2, x1:x2] for image in images for y1, y2, x1, x2 in cuts]))
-        joined = [np.concatenate([next(found) + [x1, y1, x1, y1, 0] for y1, _, x1, _ in cuts]) for _ in images]
+    def prepare(image):
+        cuts = split(*image.shape[:2], count)
+        return cuts, [detect.prepare(image[y1:y2, x1:x2]) for y1, y2, x1, x2 in cuts]
+
+    def find(prepared):
+        found = iter(detect.find([tile for _, tiles in prepared for tile in tiles]))
+        joined = [np.concatenate([next(found) + [x1, y1, x1, y1, 0] for y1, _, x1, _ in cuts]) for cuts, _ in prepared]
         return [rows[suppressed(rows[:, :4], rows[:, 4:], np.zeros(len(rows)))] for rows in joined]
-    return detect_tiles
+    return Detector(find, prepare, detect.batch)
 
 
 def split(height, width, count):
@@ -118,13 +136,13 @@ def _onnx(path, scale):
 
 
 def _yolov3(path, scale, device):
-    from fore_det.yolov3 import detect_batch, load_yolov3
+    from fore_det.yolov3 import detect_prepared, load_yolov3, preprocess
 
     model = load_yolov3(path).to(device)
 
-    def detect(images):
-        return [np.column_stack([boxes, scores]) for boxes, scores, _ in detect_batch(model, images, scale)]
-    return detect
+    def find(prepared):
+        return [np.column_stack([boxes, scores]) for boxes, scores, _ in detect_prepared(model, prepared)]
+    return find, functools.partial(preprocess, scale=scale)
 
 
 def _torchvision(name, path, device):

@@ -183,13 +183,18 @@ def decode(maps, scale_factor, min_objectness=0.005, min_class=0.05, candidates=
     return boxes[kept], scores[kept], labels[kept]
 
 
-@torch.no_grad()
 def detect_batch(model, images, scale):
     """Images, each (H, W, 3) uint8 BGR and all of one size -> list of (boxes, scores, labels), one for each.
 
     numpy arrays: boxes (n, 4) x1 y1 x2 y2 in the image's pixels, scores (n,), labels (n,) int64; numbers as in `decode`.
     """
-    inputs, factors, _ = zip(*(preprocess(image, scale) for image in images))  # B x (3, H', W'), B x (x, y)
+    return detect_prepared(model, [preprocess(image, scale) for image in images])
+
+
+@torch.no_grad()
+def detect_prepared(model, prepared):
+    """The same for what `preprocess` made of each image."""
+    inputs, factors, _ = zip(*prepared)  # B x (3, H', W'), B x (x, y)
     maps = model(torch.stack(inputs).to(next(model.parameters())))  # 3 x (B, 255, h, w)
     results = (decode(one, factor) for one, factor in zip(zip(*maps), factors))
     return [tuple(part.cpu().numpy() for part in result) for result in results]

@@ -4,7 +4,8 @@ import copy
 from typing import NamedTuple
 
 import torch
-from torch.optim.swa_utils import AveragedModel, update_bn
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 
 class Ending(NamedTuple):
@@ -65,8 +66,7 @@ def final_network(model, recent, recalibrate, batches, autocast):
 
     recent: one state dict, or those of several epochs, whose mean is taken (stochastic weight averaging). With a mean, or with
     `recalibrate`, batch norm's running statistics are estimated anew: their plain mean over the batches (raw, flow). In
-    training they are moving averages that mostly know the last few batches, by the weights of before, which is why the scores
-    of this network jump between epochs.
+    training they are moving averages that mostly know the last few batches, so scores jump between epochs.
     """
     model.load_state_dict(recent[-1])
     if len(recent) == 1 and not recalibrate:
@@ -76,5 +76,20 @@ def final_network(model, recent, recalibrate, batches, autocast):
         carrier.load_state_dict(state)
         averaged.update_parameters(carrier)
     with torch.no_grad(), autocast:
-        update_bn(batches, averaged.module)
+        estimate_statistics(averaged.module, batches)
     return averaged.module
+
+
+def estimate_statistics(model, batches):
+    """As torch's update_bn, whose layers ask the device for the number of batches, which waits once per layer and batch."""
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+    model.train()
+    for number, (raw, *_) in enumerate(batches, 1):
+        for layer in layers:
+            layer.momentum = 1 / number  # a plain mean
+        model(raw)
+    for layer, momentum in zip(layers, momenta):
+        layer.momentum = momentum

@@ -35,14 +35,25 @@ class Training:
     score_mean: list | None = None
     score_std: list | None = None
 
+    @classmethod
+    def of(cls, stage, place, grid, model_args):
+        """A training that has not begun; stage: its record.Stage."""
+        return cls(stage.wanted["key"], stage.resume_key, stage.wanted["settings"], stage.wanted["input"], list(place),
+                   list(grid), model_args)
+
     @property
     def finished(self):
         return self.scores is not None
 
-    def add_epoch(self, model, optimizer, weights, step, entry, keep):
-        """After an epoch; weights: (n,) of the cubes; entry: for the log; keep: of how many epochs the weights are kept."""
-        self.epoch, self.step, self.seconds = self.epoch + 1, step, entry["seconds"]
-        self.log.append(entry)
+    def add_epoch(self, model, optimizer, weights, step, statistics, seconds, keep):
+        """After an epoch; weights: (n,) of the cubes; statistics: see EpochLog; keep: of how many epochs the weights are kept.
+
+        Raises UserError where the loss is not finite.
+        """
+        self.epoch, self.step, self.seconds = self.epoch + 1, step, seconds
+        self._require_finite(statistics["loss"], "loss")
+        place = dict(zip(("row", "column"), self.block))
+        self.log.append(place | {"epoch": self.epoch} | statistics | {"seconds": seconds})
         self.cube_weights.append(weights.half().cpu())
         self.recent = [*self.recent, snapshot(model)][-keep:]
         self.optimizer = optimizer.state_dict()
@@ -55,16 +66,27 @@ class Training:
 
     def finish(self, weights, scores):
         """With the final network's weights and its scores (n, 1 or 2). Raises UserError if those are not finite."""
-        if not torch.isfinite(scores).all():
-            raise UserError(f"the scores of block {self.block} after epoch {self.epoch} are not finite: lower --lr, or take "
-                            "--precision fp32")
+        self._require_finite(scores, "score of a cube")
         self.scores, self.model = scores, weights
         self.score_mean = scores.double().mean(dim=0).tolist()
         self.score_std = scores.double().std(dim=0, correction=0).tolist()
 
+    def _require_finite(self, values, what):
+        if not np.isfinite(np.asarray(values)).all():
+            raise UserError(f"block {self.block}, epoch {self.epoch}: the {what} is not finite: lower --lr, or take "
+                            "--precision fp32; the epochs before are kept")
+
+    def describe(self, epochs):
+        """A line about the last epoch."""
+        entry = self.log[-1]
+        shares = " / ".join(f"{entry[f'weight_{kind}']:.1%}" for kind in ("1", "between", "0"))
+        return (f"{entry['row']},{entry['column']} epoch {entry['epoch']}/{epochs}: loss {entry['loss']:.6f}, mean score "
+                f"{entry['score']:.2f}, weights 1/between/0: {shares}, {entry['seconds']:,.0f} s")
+
     def save(self, path):
-        """Writes the checkpoint, whole or not at all."""
-        files.save_torch(path, vars(self))
+        """Writes the checkpoint, whole or not at all, on rank 0."""
+        if ranks.RANK == 0:
+            files.save_torch(path, vars(self))
 
 
 def resumed(stage, name, ending):

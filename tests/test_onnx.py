@@ -202,7 +202,7 @@ def test_boxes_of_tiles_are_joined():
 
     image = np.zeros((60, 90, 3), np.uint8)
     image[20:40, 42:47] = 255  # within both tiles, 0 to 50 and 40 to 90
-    np.testing.assert_allclose(detector.tiled(detect, 2)([image, image]), [[[42, 20, 47, 40, 0.5]]] * 2)
+    np.testing.assert_allclose(detector.tiled(detector.Detector(detect), 2)([image, image]), [[[42, 20, 47, 40, 0.5]]] * 2)
 
 
 def test_the_stage_with_a_network_of_two_boxes(tmp_path, monkeypatch):

@@ -123,7 +123,7 @@ def test_interrupted_boxes_resume_with_the_next_video_and_cubes_start_again(copy
 
     monkeypatch.setattr(frames, reader, stop_at_the_second)
     done = run_script(script, "--dataset_name", "UCSDped2", *words, rc=130)
-    assert "goes on from here" in done.stderr and not os.path.exists(f"data/UCSDped2/test/{output}")
+    assert "run the same command to resume" in done.stderr and not os.path.exists(f"data/UCSDped2/test/{output}")
     seen = []
     monkeypatch.setattr(frames, reader, lambda video, *rest: seen.append(video.name) or real(video, *rest))
     run_script(script, "--dataset_name", "UCSDped2", *words)

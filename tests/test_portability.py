@@ -97,7 +97,8 @@ def test_a_mac_s_gpu(monkeypatch):
     assert device.fastest_format(torch.device("mps")) == "fp32"
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert device.device_of("auto").type == "cpu"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name, value in (("is_available", True), ("device_count", 1), ("get_device_capability", (9, 0)), ("set_device", None)):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
     assert device.device_of("auto").type == "cuda"
 
 

@@ -30,7 +30,7 @@ from utils import files, frames, labels, record, stages
 from utils.boxes import Boxes
 from utils.config import dataset_of, parse_config
 from utils.datasets import DATASETS
-from utils.device import cores, device_of, free_cores, use_threads, workers
+from utils.device import cores, device_of, find_card, free_cores, use_threads, workers
 from utils.errors import UserError
 from utils.run import run, versions
 
@@ -76,12 +76,13 @@ class Plan(NamedTuple):
 
 def main():
     cfg = parse_config(__doc__)
-    use_threads(cfg.threads)
     dataset, device = dataset_of(cfg), device_of(cfg.device)
+    use_threads(cfg.threads, device)
     size = frames.size_of(dataset.videos[0])
     print(f"frames      {size[0]}x{size[1]} (height x width), {completeness(cfg, dataset)}")
     print("packages    " + ", ".join(f"{name} {version}" for name, version in versions().items() if name != "code"))
-    print(f"device      {in_words(device)}; {free_cores()} of {cores()} cores are free now")
+    trouble = find_card()[1] if device.type == "cpu" else ""
+    print(f"device      {in_words(device)}; {free_cores()} of {cores()} cores are free now{trouble and f'; no GPU: {trouble}'}")
     rows = look(cfg, dataset)
     rows["boxes"], cubes, guess = expected_cubes(cfg, dataset, rows["boxes"])
     threads = f"{torch.get_num_threads()} threads of networks, {workers(cfg.num_workers)} of frames"

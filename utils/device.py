@@ -2,19 +2,25 @@
 
 import functools
 import os
+import re
 import time
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import joblib
 
 from utils.errors import UserError
+from utils.run import memory_is_short
+
+os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # cuda:N is nvidia-smi's N; CUDA would put the fastest card first
 
 
 class Format(NamedTuple):
     """A number format of networks."""
 
     autocast: str | None  # the torch type of convolutions and matrix products; None: that of the weights
+    tf32: bool  # whether a card may round the inputs of float32 products to 10 bits
     native: Any  # function: torch.device -> whether it has instructions for this format
 
 
@@ -31,7 +37,15 @@ def _computes_in_bf16(device):
     return any(here.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))  # the last two: of ARM
 
 
-FORMATS = {"bf16": Format("bfloat16", _computes_in_bf16), "fp32": Format(None, lambda device: True)}  # fastest first
+def _has_tf32(device):
+    import torch
+
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+# In the order of --precision auto; tf32 is nobody's default, for a card that has it has bf16 as well.
+FORMATS = {"bf16": Format("bfloat16", False, _computes_in_bf16), "fp32": Format(None, False, lambda device: True),
+           "tf32": Format(None, True, _has_tf32)}
 
 
 def fastest_format(device):
@@ -42,44 +56,137 @@ def fastest_format(device):
 @functools.cache
 def tell_emulated(word, device):
     """Says once if a processor or card has no instructions for a number format (of a Mac's GPU that is not known)."""
-    if device.type != "mps" and not FORMATS[word].native(device):
+    if device.type == "mps" or FORMATS[word].native(device):
+        return
+    if FORMATS[word].tf32:
+        print(f"note: this {device.type} has no tf32 and computes in fp32, which is more exact", flush=True)
+    else:
         factor = "about 20 times " if device.type == "cpu" else ""
         print(f"note: this {device.type} has no instructions for {word} and emulates it, {factor}slower than fp32: train with "
               "--precision auto (or fp32)", flush=True)
 
 
-def precision_of(word, device):
-    """The autocast context for one of FORMATS on a torch.device. Raises UserError for another word."""
+def precision_of(word, device, training=False):
+    """The autocast context for one of FORMATS on a torch.device; decides as well whether a card rounds float32 to TF32.
+
+    Raises UserError for another word, or for a training that would be recorded as tf32 and computed in fp32.
+    """
     import torch
 
     if word not in FORMATS:
         raise UserError(f"number format {word}: must be one of {', '.join(FORMATS)}")
+    number_type, tf32, native = FORMATS[word]
+    if training and tf32 and not native(device):
+        raise UserError(f"--precision {word}: only NVIDIA cards of compute capability 8.0 or more have it: take fp32")
     tell_emulated(word, device)
-    number_type = FORMATS[word].autocast
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32  # torch has True and False by default
     return torch.autocast(device.type, getattr(torch, number_type or "bfloat16"), enabled=number_type is not None)
 
 
 def device_of(word):
-    """The torch.device for auto (cuda, else mps, else cpu), cpu, cuda:N or mps. Raises UserError if there is no such device."""
+    """The torch.device for auto (cuda, else mps, else cpu), cpu, cuda, cuda:N or mps; cuda: under torchrun each process's own.
+
+    Raises UserError if there is no such device, this torch cannot use the card, or processes outnumber cards.
+    """
     import torch
 
-    apple = torch.backends.mps.is_available()
+    apple, alone = torch.backends.mps.is_available(), os.environ.get("WORLD_SIZE", "1") == "1"
     if word == "auto":
-        if torch.cuda.is_available():
-            return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
-        alone = os.environ.get("WORLD_SIZE", "1") == "1"  # several processes exchange what lies on the CPU or on cuda
-        return torch.device("mps" if apple and alone else "cpu")
+        trouble = find_card()[1]
+        if not trouble or torch.cuda.device_count() and not alone:
+            word = "cuda"
+        else:  # several processes exchange what lies on the CPU or on cuda
+            word = "mps" if apple and alone else "cpu"
+            tell_of_card(trouble)
     try:
         device = torch.device(word)
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda", "mps"):
-        raise UserError(f"--device {word}: must be auto, cpu, cuda:N or mps")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {word}: this machine has {torch.cuda.device_count()} CUDA devices; try --device auto")
+        raise UserError(f"--device {word}: must be auto, cpu, cuda, cuda:N or mps")
     if device.type == "mps" and not apple:
         raise UserError(f"--device {word}: torch finds no GPU of a Mac here; try --device auto")
+    if device.type == "cuda":
+        number, trouble = find_card(device.index)
+        if trouble:
+            raise UserError(f"--device {word}: {trouble}; or take --device auto")
+        device = torch.device("cuda", number)
+        torch.cuda.set_device(device)
+        precision_of("fp32", device)
     return device
+
+
+def find_card(index=None):
+    """(number, ""): the card with an index, for None this process's own; or (None, why torch cannot compute on it)."""
+    import torch
+
+    if os.environ.get("NVIDIA_TF32_OVERRIDE"):
+        return None, "the variable NVIDIA_TF32_OVERRIDE decides over every number format: unset it"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of several lines; the reason follows
+        if not torch.cuda.is_available():
+            return None, _no_cuda()
+    count, processes = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    own = int(os.environ.get("LOCAL_RANK", 0)) if count > 1 else 0  # Slurm can show each process its own card alone
+    number = own if index is None else index
+    if index is not None and processes > 1 and count > 1:
+        return None, f"all {processes} processes would take this card: leave its number out (--device cuda)"
+    if number >= count:
+        return None, f"this machine has {count} CUDA devices" + (
+            f" for {processes} processes: take --nproc_per_node={count}" if index is None else "")
+    built_for = [divmod(int(digits), 10) for digits in re.findall(r"sm_(\d+)", " ".join(torch.cuda.get_arch_list()))]
+    has = torch.cuda.get_device_capability(number) if built_for else None
+    if built_for and has < max(built_for) and not any(has[0] == major and has[1] >= minor for major, minor in built_for):
+        return None, (f"cuda:{number} has compute capability {has[0]}.{has[1]}, this torch needs {min(built_for)[0]}."
+                      f"{min(built_for)[1]}: install a build for older cards (pytorch.org)")
+    return number, ""
+
+
+def _no_cuda():
+    """Why torch finds no card, by its own words."""
+    import torch
+
+    if not torch.version.cuda:
+        return "this torch is built without CUDA"
+    try:
+        torch.cuda.init()
+    except RuntimeError as error:
+        return f"{str(error).partition('. ')[0]} (this torch is built for CUDA {torch.version.cuda})"
+    return "torch finds no card"
+
+
+@functools.cache
+def tell_of_card(trouble):
+    """Says once why a card that is there is not used."""
+    if "no NVIDIA driver" not in trouble and "without CUDA" not in trouble:
+        print(f"note: networks run on the CPU: {trouble}", flush=True)
+
+
+class InParts:
+    """Calls work(items), a list in and a list out, in parts of `size` items; where memory is short in halves from then on.
+
+    Raises what work raises where even one item is too much.
+    """
+
+    def __init__(self, work, size):
+        self.work, self.size = work, size
+
+    def __call__(self, items):
+        import torch
+
+        found = []
+        while len(found) < len(items):
+            size = self.size
+            try:
+                found.extend(self.work(items[len(found):len(found) + size]))
+            except Exception as error:
+                if size == 1 or not memory_is_short(error):
+                    raise
+                self.size //= 2
+            if self.size < size:  # here, where the error no longer holds what was allocated
+                print(f"note: not enough memory: batches of {self.size} from here on", flush=True)
+                torch.cuda.empty_cache()
+        return found
 
 
 def cores():
@@ -111,16 +218,18 @@ def warn_of_busy_cores(device):
               "--threads -1 takes as many as cores are free")
 
 
-def use_threads(count):
-    """Sets how many threads networks use.
+def use_threads(count, device=None):
+    """Sets how many threads torch uses on the CPU.
 
-    count: their number; 0: OMP_NUM_THREADS, else torch's own number but no more than cores that this process may use;
-    -1: the cores that are free now, shared by the processes of torchrun.
+    count: their number; 0: one where networks run on a card, for gathering rows; else OMP_NUM_THREADS, else torch's own number
+    but no more than cores that this process may use; -1: the cores that are free now, shared by the processes of torchrun.
     """
     import torch
 
     if count < 0:
         count = max(1, free_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    elif count == 0 and device is not None and device.type == "cuda":
+        count = 1
     elif count == 0:
         count = torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else min(cores(), torch.get_num_threads())
     torch.set_num_threads(count)

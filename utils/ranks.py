@@ -1,33 +1,50 @@
 """Several processes at one piece of work, as torchrun starts them. One process by itself is rank 0 of 1."""
 
-import atexit
 import datetime
-import os
+import functools
+import platform
 
 from utils.errors import UserError
-from utils.run import RANK
+from utils.run import RANK, WORLD
 
-WORLD = int(os.environ.get("WORLD_SIZE", 1))
-PATIENCE = datetime.timedelta(days=14)  # how long ranks wait for one another: a stage can take days
+BATCH = datetime.timedelta(minutes=10)  # a process that is not there with its part of a batch by then hangs
+STAGE = datetime.timedelta(days=14)  # videos and blocks can take days; a process that dies ends the wait at once
 
 
 def start(device=None):
-    """Joins the other processes; device: what the work is done on, None for the CPU. Does nothing for one process."""
-    if WORLD > 1:
-        import torch.distributed as dist
+    """Joins the other processes; device: what the work is done on, None for the CPU. Does nothing for one process.
 
-        if not dist.is_initialized():
-            backend = "cpu:gloo,cuda:nccl" if device is not None and device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, timeout=PATIENCE)
-            atexit.register(dist.destroy_process_group)  # its threads must end before the interpreter does
+    Raises UserError where they were started without torchrun's variables, or two of them have one card.
+    """
+    if WORLD == 1:
+        return
+    import torch
+    import torch.distributed as dist
+
+    cuda = device is not None and device.type == "cuda"
+    if not dist.is_initialized():
+        try:
+            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=BATCH)
+        except ValueError as error:
+            raise UserError(f"WORLD_SIZE is {WORLD}, but this process cannot join others ({error}): start it by torchrun, or "
+                            "unset WORLD_SIZE") from None
+    card = f"{platform.node()} {torch.cuda.get_device_properties(device).uuid}" if cuda else str(RANK)
+    cards = from_all(card)
+    if len(set(cards)) < WORLD:
+        raise UserError(f"{WORLD} processes have {len(set(cards))} cards: start as many processes as cards")
+
+
+@functools.cache
+def _patient():
+    """The group of all processes in which they wait for one another's videos or blocks."""
+    import torch.distributed as dist
+
+    return dist.new_group(backend="gloo", timeout=STAGE)
 
 
 def wait():
     """Waits until all ranks are here."""
-    if WORLD > 1:
-        import torch.distributed as dist
-
-        dist.barrier()
+    from_all(None)
 
 
 def share(costs):
@@ -48,7 +65,7 @@ def from_all(content):
     import torch.distributed as dist
 
     found = [None] * WORLD
-    dist.all_gather_object(found, content)
+    dist.all_gather_object(found, content, group=_patient())
     return found
 
 
@@ -96,12 +113,22 @@ def network_of(model, sync_bn=False):
         return model
     from torch import nn
 
-    if sync_bn and not next(model.parameters()).is_cuda:
+    card = next(model.parameters()).device
+    if sync_bn and card.type != "cuda":
         raise UserError("--sync_bn true: torch has batch norm over several processes on GPUs alone")
     if sync_bn:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    devices = [next(model.parameters()).device] if next(model.parameters()).is_cuda else None
-    return nn.parallel.DistributedDataParallel(model, devices, forward_sync_buffers=False)
+    return nn.parallel.DistributedDataParallel(model, [card] if card.type == "cuda" else None, forward_sync_buffers=False)
+
+
+def train_mode(model, part):
+    """Train mode; eval mode, so that its statistics stay, for a rank whose part (0, ...) of a small last batch is empty.
+
+    With batch norm over all ranks it trains too: the others wait for its (empty) statistics.
+    """
+    from torch import nn
+
+    model.train(len(part) > 0 or any(isinstance(layer, nn.SyncBatchNorm) for layer in model.modules()))
 
 
 def same_statistics(model):

@@ -1,6 +1,7 @@
 """How a script runs: its errors, what it prints, signals, progress, versions."""
 
 import contextlib
+import errno
 import functools
 import hashlib
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from importlib import metadata
 from pathlib import Path
 
@@ -19,11 +21,16 @@ from utils.errors import UserError
 
 SUITE = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-contrib-python", "scikit-learn", "scipy")
-TROUBLES = (  # torch's own words, what they mean, the way out
-    (r"(out of|not enough) memory", "not enough memory",
-     "lower --batch_size, --patch_size or --num_workers, or take a larger machine"),
+MEMORY = (r"(?i)(out of|not enough|insufficient|cannot allocate|can't allocate|unable to allocate).{0,9} memory|_ALLOC_FAILED|"
+          r"bad_alloc|can't start new thread|unable to allocate")  # as CUDA, torch, C++, Python, numpy and OpenCV say it
+TROUBLES = (  # a library's own words, what they mean, the way out
+    (MEMORY, "not enough memory",
+     "lower --num_workers, or for training --batch_size or --num_feature_root; or use a larger machine"),
+    (r"\bgloo\b|\bNCCL\b|^Dist\w*Error", "another process of this run failed or hung",
+     "see its message, then run the same command to resume"),
     (r"\bMPS\b", "a Mac's GPU cannot do this", "add --device cpu to this stage"))
-RANK = int(os.environ.get("RANK", 0))  # of the processes that torchrun started for one stage (utils/ranks.py)
+WORLD = int(os.environ.get("WORLD_SIZE", 1))  # processes that torchrun started for one stage (utils/ranks.py)
+RANK = int(os.environ.get("RANK", 0)) if WORLD > 1 else 0
 
 _at_work = []  # what a signal has to wait for, innermost last
 _told = []  # the signals that this process has got
@@ -33,31 +40,67 @@ def run(main):
     """Runs a script's main and exits: 0 when done, 2 with one line for a UserError, 130 or 143 when told to stop."""
     _told.clear()
     _open_streams()
-    if RANK:  # rank 0 alone tells what goes on
+    if RANK:  # rank 0 alone prints what is done
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
-        _flushed(main)
-        if "WORLD_SIZE" in os.environ:  # torch's threads can abort a process that ends while others are still at it
-            sys.stdout.flush(), sys.stderr.flush()
-            os._exit(0)
+        code = _code_of(main)
+    except Exception:
+        if WORLD == 1:
+            raise
+        traceback.print_exc()
+        code = 1
+    _flushed(sys.stdout), _flushed(sys.stderr)
+    if "WORLD_SIZE" in os.environ:  # no clean-up: torch's would wait for the other processes
+        os._exit(code)
+    sys.exit(code)
+
+
+def _code_of(main):
+    """Runs main; returns the exit code, after a line about what went wrong."""
+    try:
+        return _all_printed(main)
     except UserError as error:
-        _fail(f"error: {error}" if not RANK else f"error (rank {RANK}): {error}", 2)
+        return _failed(f"error: {error}" if not RANK else f"error (rank {RANK}): {error}")
     except KeyboardInterrupt:
-        _fail("stopped; the same command goes on from here", 128 + (_told or [signal.SIGINT])[0])
+        return _failed("stopped; run the same command to resume", 128 + (_told or [signal.SIGINT])[0])
     except BrokenPipeError:  # the reader of our output has gone
-        _settled(sys.stdout), _settled(sys.stderr)
-        sys.exit(1)
-    except OSError as error:
-        place = error.filename or ("standard output or a file" if _settled(sys.stdout) else "standard output")
-        _fail(f"error: {place}: {error.strerror or error}", 2)
-    except (MemoryError, RuntimeError, TypeError) as error:
-        reason = str(error).partition("\n")[0][:120] or "it is full"
-        for words, meaning, way_out in TROUBLES:
-            if isinstance(error, MemoryError) or re.search(words, str(error)):
-                _fail(f"error: {meaning} ({reason}): {way_out}", 2)
-        raise
+        return 1
+    except Exception as error:
+        meaning = _meaning(error)
+        if not meaning and isinstance(error, OSError):
+            place = error.filename or ("standard output or a file" if _flushed(sys.stdout) else "standard output")
+            meaning = f"{place}: {error.strerror or error}"
+        if not meaning:
+            raise
+        return _failed(f"error: {meaning}")
+
+
+def _all_printed(main):
+    """Runs main until all that it printed has left this process: a full disk shows then at the latest."""
+    code = 0
+    try:
+        main()
+    except SystemExit as stop:  # of argparse
+        code = stop.code or 0
+    sys.stdout.flush()
+    return code
+
+
+def memory_is_short(error):
+    """Whether an exception, of whatever library, says that memory could not be had."""
+    without = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    return without or re.search(MEMORY, str(error)) is not None
+
+
+def _meaning(error):
+    """A line about a trouble of a library, or ""."""
+    reason = str(error).partition("\n")[0][:120] or type(error).__name__
+    for words, meaning, way_out in TROUBLES:
+        if re.search(words, f"{type(error).__name__}: {error}") or words is MEMORY and memory_is_short(error):
+            return f"{meaning} ({reason}): {way_out}"
+    return ""
 
 
 def _open_streams():
@@ -74,27 +117,16 @@ def _open_streams():
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks
 
 
-def _flushed(main):
-    """Runs main until all that it printed has left this process: a full disk shows then at the latest."""
-    try:
-        main()
-    except SystemExit:
-        sys.stdout.flush()
-        raise
-    sys.stdout.flush()
-
-
-def _fail(line, code):
-    """Says why the script ends, and exits."""
+def _failed(line, code=2):
+    """Says why the script ends; returns the exit code."""
     for stream in (sys.stderr, sys.stdout):
         with contextlib.suppress(OSError):  # one of them, or both, may be a file on a full disk
             print(line, file=stream, flush=True)
             break
-    _settled(sys.stderr), _settled(sys.stdout)
-    sys.exit(code)
+    return code
 
 
-def _settled(stream):
+def _flushed(stream):
     """Whether a stream took all that was printed; else what is left goes nowhere, so that Python can end without complaint."""
     try:
         stream.flush()
@@ -112,7 +144,8 @@ def _stop(number, _):
     if not _at_work:
         raise KeyboardInterrupt
     with contextlib.suppress(OSError):
-        os.write(2, f"\nstopping after {_at_work[-1]} (once more: at once)\n".encode())  # print may not be entered twice
+        line = f"\nstopping after {_at_work[-1]} (press Ctrl-C again to quit now)\n"
+        os.write(2, line.encode())  # print may not be entered twice
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -141,7 +142,7 @@ def test_flow_to_official_files_and_back(tree):
     ("model", ["rows.npy", "folder"], ["rows.npy"]),
     ("model", ["data/UCSDped2/test", "weights.npy"], ["weights.npy", "D_model.npy"]),
     ("flow", ["empty", "again/UCSDped2"], ["empty", "no flow of the videos"]),
-    ("flow", ["short", "again/UCSDped2"], ["short/Test/Test001/001.npy"]),
+    ("flow", ["short", "again/UCSDped2"], ["short", "no flow of the videos"]),
 ])
 def test_what_cannot_be_converted(tree, what, words, names):
     import os
@@ -161,3 +162,38 @@ def test_what_cannot_be_converted(tree, what, words, names):
     done = convert(what, *words, rc=2)
     assert all(name in done.stderr for name in names) and done.stderr.count("error:") == 1 and not Path("evil").exists()
     assert not Path("b.npy").exists() and not Path("folder").exists()
+
+
+SHAPES = {  # of (8, H, W, 2) fields: what lies in the folder of a video
+    "one .flo file per frame": lambda fields, folder: [cv2.writeOpticalFlow(f"{folder}/{t:03d}.flo", f)
+                                                       for t, f in enumerate(fields, 1)],
+    "one field per pair of frames": lambda fields, folder: [np.save(f"{folder}/{t:03d}.npy", f)
+                                                            for t, f in enumerate(fields[1:], 1)],
+    "one array per video": lambda fields, folder: np.save(f"{folder}/flow.npy", fields),
+    "one array per video, of pairs": lambda fields, folder: np.save(f"{folder}.npy", fields[1:]),
+    "float64": lambda fields, folder: [np.save(f"{folder}/{t:03d}.npy", f.astype(float)) for t, f in enumerate(fields, 1)],
+}
+
+
+@pytest.mark.parametrize("form", SHAPES)
+def test_flow_that_other_codes_wrote(tree, form):
+    fields = np.random.default_rng(0).normal(size=(8, 60, 90, 2)).astype(np.float32)
+    fields[0] = 0
+    for name in ("Test001", "Test002"):
+        Path("theirs/Test", name).mkdir(parents=True)
+        SHAPES[form](fields, f"theirs/Test/{name}")
+    convert("flow", "theirs", "ours/UCSDped2", "--flow_dtype", "float32")
+    for t in range(8):
+        np.testing.assert_array_equal(np.load(f"ours/UCSDped2/Test/Test002/{t + 1:03d}.npy"), fields[t])
+    run_script("extract_bbox.py", "--dataset_name", "UCSDped2", "--detector", "none", "--flow_root_dir", "ours", "--flow_dtype",
+               "float32", "--flow_method", "flownet2", "--data_root_dir", "new")
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda f: f[:, ::3, ::3], "(20, 30, 2), wanted is (60, 90, 2)"), (lambda f: f.transpose(0, 3, 1, 2), "(2, 60, 90)"),
+    (lambda f: f[:6], "6 flow fields"), (lambda f: np.where(np.arange(8)[:, None, None, None] == 6, np.nan, f), "frame 7")])
+def test_flow_of_another_size_or_count_leaves_nothing_behind(tree, change, said):
+    Path("theirs/Test/Test002").mkdir(parents=True)
+    np.save("theirs/Test/Test002/flow.npy", change(np.ones((8, 60, 90, 2), np.float32)))
+    done = convert("flow", "theirs", "ours/UCSDped2", rc=2)
+    assert said in done.stderr and not list(Path("ours").rglob("*.npy"))

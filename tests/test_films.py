@@ -1,7 +1,11 @@
 """Video files as cameras and phones write them, frames as scientists store them, boxes as other detectors write them."""
 
 import csv
+import os
+import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +14,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from conftest import run_script
+from conftest import SUITE, run_script
 from trees import draw, ucsd_tree, write_frames
 
 from fore_det.boxes import moving
@@ -151,6 +155,15 @@ def test_a_text_file_is_no_film(place):
     Path("raw_datasets/avenue/testing_videos/notes.mp4").write_text("hello")
     done = run_script("calc_optical_flow.py", "--dataset_name", "avenue", "--flow_method", "dis", rc=2)
     assert "notes.mp4: cannot be read as a video" in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="limits of file sizes are POSIX's")
+def test_films_with_boxes_on_a_full_disk(ped2, tmp_path):
+    root = shutil.copytree(ped2, tmp_path / "copy", symlinks=True)
+    done = subprocess.run(["bash", "-c", f"ulimit -f 12; exec {sys.executable} -m tools.overlay UCSDped2 test"], cwd=root,
+                          env=os.environ | {"PYTHONPATH": str(SUITE)}, capture_output=True, text=True)
+    assert done.returncode == 2 and "is the disk full?" in done.stderr
+    assert not list(root.glob("results/UCSDped2/test/overlay/*.[wma]*"))
 
 
 SIDES = np.array([90, 60, 90, 60])

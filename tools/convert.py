@@ -7,15 +7,23 @@
     python -m tools.convert model data/D/MODE D_model.npy                     ours -> official, training scores beside it
     python -m tools.convert model D_model.npy data/D/official                 official -> ours, for test.py --model
     python -m tools.convert flow optical_flow/D official/optical_flow/D       ours -> official, float32
-    python -m tools.convert flow official/optical_flow/D optical_flow/D       official -> ours, with the records of the stage
+    python -m tools.convert flow official/optical_flow/D optical_flow/D       official or another code's -> ours, with records
 
 One (n, 4) array per frame is the form of the official code, VEC_VAD and hf2vad. To take such boxes straight into a run there
 is extract_bbox.py --boxes_from. Flow becomes float16, up to 0.05 % off, unless --flow_dtype float32 keeps it as it is.
+
+Flow of others lies in the folders of the videos: one .npy (height, width, 2) or .flo file per frame, or one array per video.
+N - 1 fields for N frames go from each frame to the next: field k becomes the flow of frame k + 1, and the first frame gets
+zeros.
 """
 
 import argparse
+import functools
+import os
+import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 
@@ -23,7 +31,6 @@ from fore_det.published import read_boxes
 from models.checkpoint import load_models, scores_file
 from utils import exchange, files, frames, record, stages
 from utils.config import MODES, dataset_of, parse_config
-from utils.device import workers
 from utils.errors import UserError
 from utils.run import progress, run
 
@@ -203,7 +210,7 @@ def convert_flow(args):
                 bar.update()
         print(f"wrote {len(paths):,} flow files below {args.target}, float32")
         return
-    count = 0
+    found = []
     for mode in ("train", "test"):
         cfg = parse_config("", ["--dataset_name", args.target.name, "--mode", mode, "--flow_root_dir", str(args.target.parent),
                                 "--flow_method", "flownet2", "--flow_dtype", args.flow_dtype])
@@ -215,23 +222,77 @@ def convert_flow(args):
             continue
         for video in dataset.videos:
             folder = args.source / video.flow_folder.relative_to(args.target)
-            if folder.is_dir():
-                count += flow_of_video(cfg, video, folder)
-    if not count:
+            fields = fields_of(folder, video)
+            found += [(cfg, video, fields)] if fields else []
+    if not found:
         raise UserError(f"{args.source}: holds no flow of the videos of {args.target.name} (looked for the same folders as in "
                         f"raw_datasets/{args.target.name})")
+    count = sum(flow_of_video(*one) for one in found)  # all were looked at before the first is written
     print(f"wrote {count:,} flow files below {args.target}, {args.flow_dtype}")
 
 
-def flow_of_video(cfg, video, folder):
-    """Takes over the flow of all frames of one video; returns their number."""
-    there = video.__class__(video.name, video.path, video.frames, video.testing, folder)
+def fields_of(folder, video):
+    """What another program wrote for a video: a function from frame number t to its flow (H, W, 2) float32; None if nothing.
+
+    One .npy or .flo file per frame, by name; or N - 1 of them, or one array of N or N - 1 fields (folder/*.npy, folder.npy).
+    N - 1 fields are those from each frame to the next: field k becomes the flow of frame k + 1, the first frame's is zero.
+    Raises UserError where the count, or the shape of a field, is another one.
+    """
+    paths = sorted(p for end in ("npy", "flo") for p in folder.glob(f"*.{end}")) or [
+        p for p in [folder.with_name(folder.name + ".npy")] if p.is_file()]
+    if not paths:
+        return None
+    read = [functools.partial(read_field, path) for path in paths]
+    if len(paths) == 1 and len(video) > 1:
+        array = files.load_array(paths[0], mmap=True)
+        read = [functools.partial(np.asarray, field) for field in array]
+    if len(read) not in (len(video), len(video) - 1):
+        raise UserError(f"{paths[0].parent}: {len(read)} flow fields, but {video.name} has {len(video)} frames: each frame "
+                        "needs one, or each pair of neighbours")
+    if len(read) == len(video) == len(paths):
+        order = {path.stem: one for path, one in zip(paths, read)}
+        missing = [name for name in video.frames if Path(name).stem not in order]
+        if missing:
+            raise UserError(f"{folder}: no flow of frame {missing[0]}: name the flow files like the frames")
+        read = [order[Path(name).stem] for name in video.frames]
+    wanted, first = (*frames.size_of(video), 2), read[0]().shape
+    if first != wanted:
+        raise UserError(f"{paths[0]}: a field is {first}, wanted is {wanted}: (height, width, 2) of the frames, in pixels "
+                        "of theirs")
+    skip = len(video) - len(read)
+    return lambda t: np.zeros(wanted, np.float32) if t < skip else checked_field(read[t - skip](), wanted, folder, t)
+
+
+def read_field(path):
+    """One flow field from a .npy or a .flo file."""
+    if path.suffix == ".npy":
+        return files.load_array(path)
+    field = cv2.readOpticalFlow(str(path))
+    if field is None:
+        raise UserError(f"{path}: is no whole .flo file")
+    return field
+
+
+def checked_field(field, shape, folder, t):
+    """Raises UserError where a field is not of this shape, or not finite."""
+    if field.shape != shape or field.dtype.kind != "f" or not np.isfinite(field).all():
+        raise UserError(f"{folder}: the flow of frame {t + 1} is {field.shape} of {field.dtype}, or not finite")
+    return field.astype(np.float32)
+
+
+def flow_of_video(cfg, video, field):
+    """Takes over the flow of all frames of one video, whole or not at all; returns their number."""
+    part = video.flow_folder.with_name(video.flow_folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
     with progress(len(video), "frame", video.name) as bar:
-        for t, flow in enumerate(frames.load_flow(there, range(len(video)), frames.size_of(video), workers(-1))):
-            files.save_array(video.flow_file(t), flow.astype(cfg.flow_dtype))
-            bar.update()
-    flow = stages.Flow(cfg, video, frames.size_of(video), lambda: ["converted", 0], given=True)
-    flow.finish(0, ())
+        try:
+            for t in range(len(video)):
+                files.save_array(part / video.flow_file(t).name, field(t).astype(cfg.flow_dtype))
+                bar.update()
+            os.rename(part, video.flow_folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    stages.Flow(cfg, video, frames.size_of(video), lambda: ["converted", 0], given=True).finish(0, ())
     return len(video)
 
 

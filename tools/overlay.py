@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from tools.pages import pictures, results, summary
-from utils import frames
+from utils import films, frames
 from utils.device import workers
 from utils.errors import UserError
 from utils.evaluation import events
@@ -71,11 +71,22 @@ def film(res, v, path, width, tick):
             writer.write(np.concatenate([shown, with_cursor(panel, (i - start + 0.5) / (stop - start), words)]))
             tick()
         writer.release()
+        require_frames(part, len(video.chosen))
         whole = path.with_name(path.name + suffix)
         os.replace(part, whole)
     finally:
         part.unlink(missing_ok=True)
     return whole
+
+
+def require_frames(path, count):
+    """Raises UserError if a film does not hold `count` frames: OpenCV says nothing where a disk is full."""
+    try:
+        there = films.read(path).count
+    except UserError:
+        there = 0
+    if there != count:
+        raise UserError(f"{path}: cannot be written ({there} of {count} frames are there): is the disk full?")
 
 
 def open_writer(path, rate, size):

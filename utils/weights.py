@@ -36,8 +36,8 @@ def check_state(state, model, path, mend, ignore=()):
 def load_published(build, path, mend):
     """The network that build() makes, float32 on the CPU in eval mode, with the tensors under a file's `state_dict`.
 
-    Raises UserError, with the command that gets a good file, if it is missing, damaged, or of another network: one that is random
-    in part would still give results.
+    Raises UserError, with the command that gets a good file, if it is missing, damaged, or of another network: one that is
+    random in part would still give results.
     """
     try:
         content = load_torch(path)

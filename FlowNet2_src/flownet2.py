@@ -4,9 +4,7 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
-from utils.errors import UserError
-from utils.files import load_torch
-from utils.weights import check_state
+from utils.weights import load_published
 
 from .networks import FlowNetC, FlowNetFusion, FlowNetS, FlowNetSD
 from .ops import channelnorm, resample2d
@@ -64,17 +62,6 @@ def with_error(pair, flow):
 
 
 def load_flownet2(path):
-    """FlowNet2 on the CPU, float32, in eval mode and frozen, with the weights of `FlowNet2_checkpoint.pth.tar`.
-
-    Raises UserError, with the command that mends it, if the file is missing, damaged, or of another network.
-    """
-    try:
-        content = load_torch(path)
-    except UserError as error:
-        raise UserError(f"{error}; mend it with: {MEND}") from None
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    with torch.device("meta"):  # no memory and no random values: every tensor comes from the file
-        model = FlowNet2()
-    model.load_state_dict(check_state(state, model, path, MEND), assign=True)
-    model = model.to(torch.float32, memory_format=torch.channels_last)  # faster on the CPU, half the room
-    return model.eval().requires_grad_(False)
+    """FlowNet2, frozen, with the weights of `FlowNet2_checkpoint.pth.tar`. Raises UserError (utils.weights.load_published)."""
+    model = load_published(FlowNet2, path, MEND)
+    return model.to(memory_format=torch.channels_last).requires_grad_(False)  # faster on the CPU, half the room

@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from utils.errors import UserError
-from utils.files import load_torch
-from utils.weights import check_state
+from utils.weights import load_published
 
 MEND = "python -m tools.download_weights yolov3"
 
@@ -119,20 +117,8 @@ class YOLOv3(nn.Module):
 
 
 def load_yolov3(path):
-    """Published mmdetection checkpoint (a dict with `state_dict`) -> YOLOv3 in eval mode, on the CPU.
-
-    Raises UserError if the file is missing, damaged or not a YOLOv3-Darknet53 of 80 classes: every one of the 438
-    tensors must be there in its shape, since a network that is random in part would still give boxes.
-    """
-    try:
-        checkpoint = load_torch(path)
-    except UserError as error:
-        raise UserError(f"{error}; mend it with: {MEND}") from None
-    with torch.device("meta"):                       # no values at all, rather than random ones
-        model = YOLOv3()
-    state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
-    model.load_state_dict(check_state(state, model, path, MEND), assign=True)
-    return model.float()
+    """Published mmdetection checkpoint -> YOLOv3. Raises UserError if it is not whole (utils.weights.load_published)."""
+    return load_published(YOLOv3, path, MEND)
 
 
 def preprocess(image, scale):

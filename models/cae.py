@@ -3,75 +3,38 @@
 Module names follow the released model files, so that those load unchanged.
 """
 
+from collections import OrderedDict
+
 import torch
 from torch import nn
 
 
-class DoubleConv(nn.Module):
+def named(**parts):
+    return nn.Sequential(OrderedDict(parts))
+
+
+def double_conv(cin, cout):
     """Twice 3x3 convolution, batch norm, ReLU: (B, cin, H, W) -> (B, cout, H, W)."""
-
-    def __init__(self, cin, cout):
-        super().__init__()
-        self.conv = nn.Sequential(
-            nn.Conv2d(cin, cout, 3, padding=1), nn.BatchNorm2d(cout), nn.ReLU(inplace=True),
-            nn.Conv2d(cout, cout, 3, padding=1), nn.BatchNorm2d(cout), nn.ReLU(inplace=True),
-        )
-
-    def forward(self, x):
-        return self.conv(x)
+    return named(conv=nn.Sequential(
+        nn.Conv2d(cin, cout, 3, padding=1), nn.BatchNorm2d(cout), nn.ReLU(inplace=True),
+        nn.Conv2d(cout, cout, 3, padding=1), nn.BatchNorm2d(cout), nn.ReLU(inplace=True)))
 
 
-class Input(nn.Module):
-    """(B, cin, H, W) -> (B, cout, H, W)."""
-
-    def __init__(self, cin, cout):
-        super().__init__()
-        self.conv = DoubleConv(cin, cout)
-
-    def forward(self, x):
-        return self.conv(x)
-
-
-class Down(nn.Module):
+def down(cin, cout):
     """(B, cin, H, W) -> (B, cout, H/2, W/2)."""
-
-    def __init__(self, cin, cout):
-        super().__init__()
-        self.mpconv = nn.Sequential(nn.MaxPool2d(2), DoubleConv(cin, cout))
-
-    def forward(self, x):
-        return self.mpconv(x)
+    return named(mpconv=nn.Sequential(nn.MaxPool2d(2), double_conv(cin, cout)))
 
 
-class Up(nn.Module):
+def up(cin, cout):
     """(B, cin, H, W) -> (B, cout, 2H, 2W)."""
-
-    def __init__(self, cin, cout):
-        super().__init__()
-        self.up = nn.ConvTranspose2d(cin, cin, 3, stride=2, padding=1, output_padding=1)
-        self.conv = DoubleConv(cin, cout)
-
-    def forward(self, x):
-        return self.conv(self.up(x))
-
-
-class Output(nn.Module):
-    """(B, cin, H, W) -> (B, cout, H, W), without activation."""
-
-    def __init__(self, cin, cout):
-        super().__init__()
-        self.conv = nn.Conv2d(cin, cout, 1)
-
-    def forward(self, x):
-        return self.conv(x)
+    return named(up=nn.ConvTranspose2d(cin, cin, 3, stride=2, padding=1, output_padding=1), conv=double_conv(cin, cout))
 
 
 def autoencoder(cin, cout, f):
     """(B, cin, P, P) -> (B, cout, P, P); widths f, 2f, 4f, 8f and back, no skip connections; P a multiple of 8."""
     return nn.Sequential(
-        Input(cin, f), Down(f, 2 * f), Down(2 * f, 4 * f), Down(4 * f, 8 * f),
-        Up(8 * f, 4 * f), Up(4 * f, 2 * f), Up(2 * f, f), Output(f, cout),
-    )
+        named(conv=double_conv(cin, f)), down(f, 2 * f), down(2 * f, 4 * f), down(4 * f, 8 * f),
+        up(8 * f, 4 * f), up(4 * f, 2 * f), up(2 * f, f), named(conv=nn.Conv2d(f, cout, 1)))
 
 
 class ReconCAE(nn.Module):

@@ -137,5 +137,5 @@ def pretended(count=1, capability=(8, 0), free=12 * 2 ** 30, **environment):
                 (torch, "autocast", lambda kind, *args, **more: autocast("cpu", *args, **more)), (torch, "load", load_on_cpu),
                 (torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda self: None)):
             stack.enter_context(mock.patch.object(owner, name, value))
-        device.tell_emulated.cache_clear(), device.tell_of_card.cache_clear()
+        device.tell_emulated.cache_clear()
         yield stack.enter_context(Pretend())

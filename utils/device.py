@@ -97,7 +97,8 @@ def device_of(word):
             word = "cuda"
         else:  # several processes exchange what lies on the CPU or on cuda
             word = "mps" if apple and alone else "cpu"
-            tell_of_card(trouble)
+            if "no NVIDIA driver" not in trouble and "without CUDA" not in trouble:  # a card is there
+                print(f"note: networks run on the CPU: {trouble}", flush=True)
     try:
         device = torch.device(word)
     except RuntimeError:
@@ -120,12 +121,12 @@ def find_card(index=None):
     """(number, ""): the card with an index, for None this process's own; or (None, why torch cannot compute on it)."""
     import torch
 
-    if os.environ.get("NVIDIA_TF32_OVERRIDE"):
-        return None, "the variable NVIDIA_TF32_OVERRIDE decides over every number format: unset it"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, of several lines; the reason follows
         if not torch.cuda.is_available():
             return None, _no_cuda()
+    if os.environ.get("NVIDIA_TF32_OVERRIDE"):
+        return None, "the variable NVIDIA_TF32_OVERRIDE decides over every number format: unset it"
     count, processes = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     own = int(os.environ.get("LOCAL_RANK", 0)) if count > 1 else 0  # Slurm can show each process its own card alone
     number = own if index is None else index
@@ -153,13 +154,6 @@ def _no_cuda():
     except RuntimeError as error:
         return f"{str(error).partition('. ')[0]} (this torch is built for CUDA {torch.version.cuda})"
     return "torch finds no card"
-
-
-@functools.cache
-def tell_of_card(trouble):
-    """Says once why a card that is there is not used."""
-    if "no NVIDIA driver" not in trouble and "without CUDA" not in trouble:
-        print(f"note: networks run on the CPU: {trouble}", flush=True)
 
 
 class InParts:

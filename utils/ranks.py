@@ -7,6 +7,10 @@ import platform
 from utils.errors import UserError
 from utils.run import RANK, WORLD
 
+if WORLD > 1:
+    import torch
+    import torch.distributed as dist
+
 BATCH = datetime.timedelta(minutes=10)  # a process that is not there with its part of a batch by then hangs
 STAGE = datetime.timedelta(days=14)  # videos and blocks can take days; a process that dies ends the wait at once
 
@@ -18,9 +22,6 @@ def start(device=None):
     """
     if WORLD == 1:
         return
-    import torch
-    import torch.distributed as dist
-
     cuda = device is not None and device.type == "cuda"
     if not dist.is_initialized():
         try:
@@ -37,8 +38,6 @@ def start(device=None):
 @functools.cache
 def _patient():
     """The group of all processes in which they wait for one another's videos or blocks."""
-    import torch.distributed as dist
-
     return dist.new_group(backend="gloo", timeout=STAGE)
 
 
@@ -62,8 +61,6 @@ def from_all(content):
     """What every rank holds, in order of the ranks: a list, the same on all of them."""
     if WORLD == 1:
         return [content]
-    import torch.distributed as dist
-
     found = [None] * WORLD
     dist.all_gather_object(found, content, group=_patient())
     return found
@@ -78,9 +75,6 @@ def whole_batch(values, count):
     """The values of a whole batch of `count`, the same on every rank. values: (own part, ...), on any device."""
     if WORLD == 1:
         return values
-    import torch
-    import torch.distributed as dist
-
     padded = values.new_zeros(-(-count // WORLD), *values.shape[1:])
     padded[:len(values)] = values
     parts = [torch.empty_like(padded) for _ in range(WORLD)]
@@ -92,8 +86,6 @@ def whole_batch(values, count):
 def total(values):
     """The sum of a tensor over all ranks."""
     if WORLD > 1:
-        import torch.distributed as dist
-
         dist.all_reduce(values)
     return values
 
@@ -111,14 +103,12 @@ def network_of(model, sync_bn=False):
     """
     if WORLD == 1:
         return model
-    from torch import nn
-
     card = next(model.parameters()).device
     if sync_bn and card.type != "cuda":
         raise UserError("--sync_bn true: torch has batch norm over several processes on GPUs alone")
     if sync_bn:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    return nn.parallel.DistributedDataParallel(model, [card] if card.type == "cuda" else None, forward_sync_buffers=False)
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return torch.nn.parallel.DistributedDataParallel(model, [card] if card.type == "cuda" else None, forward_sync_buffers=False)
 
 
 def train_mode(model, part):
@@ -126,15 +116,11 @@ def train_mode(model, part):
 
     With batch norm over all ranks it trains too: the others wait for its (empty) statistics.
     """
-    from torch import nn
-
-    model.train(len(part) > 0 or any(isinstance(layer, nn.SyncBatchNorm) for layer in model.modules()))
+    model.train(len(part) > 0 or any(type(layer).__name__ == "SyncBatchNorm" for layer in model.modules()))
 
 
 def same_statistics(model):
     """Gives batch norm the running statistics of rank 0 on every rank, as in the official DataParallel."""
     if WORLD > 1:
-        import torch.distributed as dist
-
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)

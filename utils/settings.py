@@ -111,8 +111,8 @@ SETTINGS = {s.name: s for s in (
     S("sync_bn", bool, False, "train",
       "under torchrun on GPUs: batch norm over the whole batch (official: over each GPU's share of it)"),
     S("precision", ("auto", *FORMATS), "fp32", "train",
-      "fp32 (official), bf16 by autocast (nearly the same), tf32 (cards), or auto: bf16 where the device has instructions for it and is "
-      "faster with it, else fp32, and as a training that is there already; scoring follows the model"),
+      "fp32 (official), bf16 by autocast (nearly the same), tf32 (cards), or auto: bf16 where the device has instructions for "
+      "it and is faster with it, else fp32, and as a training that is there already; scoring follows the model"),
     # 5 scoring
     S("model", str, "", "test", "score with this folder of models, or this official D_model.npy"),
     S("w_raw", float, 0.5, "test", "weight of the raw z-score (with use_flow)", 0),
@@ -124,7 +124,8 @@ SETTINGS = {s.name: s for s in (
     S("event_share", float, 0.0, "test events",
       "an event is where the score is among this share of the highest (0: by --event_z)", 0, 1),
     # how it runs
-    S("device", str, "auto", "flow boxes train test", "auto, cpu, cuda (under torchrun each process's own), cuda:N, or mps (a Mac's GPU)", identity=False),
+    S("device", str, "auto", "flow boxes train test",
+      "auto, cpu, cuda (under torchrun each process's own), cuda:N, or mps (a Mac's GPU)", identity=False),
     S("threads", int, 0, "flow boxes train test",
       "threads of networks on the CPU; 0: OMP_NUM_THREADS, else one per core; -1: as many as cores are free now (Linux), for "
       "two on one free core are far slower than one", -1, 1024, identity=False),

@@ -33,6 +33,23 @@ def check_state(state, model, path, mend, ignore=()):
     return state
 
 
+def load_published(build, path, mend):
+    """The network that build() makes, float32 on the CPU in eval mode, with the tensors under a file's `state_dict`.
+
+    Raises UserError, with the command that gets a good file, if it is missing, damaged, or of another network: one that is
+    random in part would still give results.
+    """
+    try:
+        content = load_torch(path)
+    except UserError as error:
+        raise UserError(f"{error}; mend it with: {mend}") from None
+    with torch.device("meta"):  # no memory and no random values: every tensor comes from the file
+        model = build()
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    model.load_state_dict(check_state(state, model, path, mend), assign=True)
+    return model.float().eval()
+
+
 def load_into(build, path, mend):
     """A network of a library, made by `build(weights=None)`, with all its tensors from a file, in eval mode.
 

@@ -236,6 +236,22 @@ def test_loader_fills_every_tensor(save, state):
         assert value.device.type == "cpu" and (value == i).all(), name
 
 
+class HistoryBuffer:
+    """As mmengine leaves one beside the weights."""
+
+
+@pytest.mark.parametrize("change", [
+    lambda state: state, lambda state: {"state_dict": {f"module.{name}": value for name, value in state.items()}},
+    lambda state: {"state_dict": state, "meta": {"best": np.float64(0.31)}}, lambda state: {"model": state, "epoch": 12}])
+def test_weights_of_own_trainings(save, state, change):
+    assert load_yolov3(save(change(state))).state_dict().keys() == state.keys()
+
+
+def test_weights_beside_objects_of_other_packages(save, state):
+    message = refusal(save({"state_dict": state, "message_hub": HistoryBuffer()}))
+    assert "HistoryBuffer" in message and "torch.save(model.state_dict(), FILE)" in message and "\x1b" not in message
+
+
 @pytest.mark.parametrize("name", ["backbone.conv_res_block4.res7.conv2.bn.running_var",
                                   "neck.detect3.conv1.conv.weight", "bbox_head.convs_pred.2.bias"])
 def test_loader_refuses_a_missing_tensor(save, state, name):

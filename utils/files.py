@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import time
 import zipfile
@@ -109,6 +110,9 @@ def load_torch(path, allow=()):
         with torch.serialization.safe_globals(list(allow)):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged archives raise many different types
+        if other := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise UserError(f"{path}: holds more than tensors ({other[1]}), which is not read: save the weights alone, where "
+                            "they were made, with torch.save(model.state_dict(), FILE)") from None
         raise UserError(f"{path}: not a whole, safe torch file ({_first_line(error)})") from None
 
 
@@ -138,10 +142,11 @@ def load_checkpoint(path, keys):
 
 
 def load_torch_arrays(path):
-    """Like `load_torch`, for files in which old versions of numpy left arrays (official model and score files)."""
+    """Like `load_torch`, for files that hold arrays or numbers of numpy as well (official files, other people's weights)."""
     scalar_types = {type(np.dtype(code)) for code in ("f4", "f8", "i4", "i8", "u1", "b1")}
     reconstruct = np._core.multiarray._reconstruct
-    allow = [(reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
+    makers = {"_reconstruct": reconstruct, "scalar": np._core.multiarray.scalar}
+    allow = [(maker, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core") for name, maker in makers.items()]
     return load_torch(path, [*allow, np.ndarray, np.dtype, *sorted(scalar_types, key=str)])
 
 

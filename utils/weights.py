@@ -3,20 +3,20 @@
 import torch
 
 from utils.errors import UserError
-from utils.files import load_torch
+from utils.files import load_torch_arrays
 
 
-def check_state(state, model, path, mend, ignore=()):
+def check_state(state, model, path, fix, ignore=()):
     """Compares a state dict with a model, which may be on the meta device, by names and shapes.
 
-    state: what the file holds; path, mend: the file and the command that gets a good one, for the message;
+    state: what the file holds; path, fix: the file and the command that gets a good one, for the message;
     ignore: names that the file may hold beside the model's.
     Returns the state dict without the ignored names, fit for strict loading.
     Raises UserError if the state is no dict of tensors, or tensors are missing, of another shape or kind, or unknown.
     """
     network = type(model).__name__
     if not isinstance(state, dict):
-        raise UserError(f"{path}: holds no weights of {network}; mend it with: {mend}")
+        raise UserError(f"{path}: holds no weights of {network}; for the right file: {fix}")
     state = {name: value for name, value in state.items() if name not in ignore}
     expected = model.state_dict()
     problems = [f"{name} is missing" for name in expected if name not in state]
@@ -29,35 +29,38 @@ def check_state(state, model, path, mend, ignore=()):
             problems.append(f"{name} is {tuple(value.shape)} where the network has {tuple(expected[name].shape)}")
     if problems:
         count = f"{len(problems)} {'tensor' if len(problems) == 1 else 'tensors'}"
-        raise UserError(f"{path}: not the weights of {network}: {problems[0]} ({count} wrong); mend it with: {mend}")
+        raise UserError(f"{path}: not the weights of {network}: {problems[0]} ({count} wrong); for the right file: {fix}")
     return state
 
 
-def load_published(build, path, mend):
-    """The network that build() makes, float32 on the CPU in eval mode, with the tensors under a file's `state_dict`.
+def load_published(build, path, fix):
+    """The network that build() makes, float32 on the CPU in eval mode, with the tensors of a file.
 
     Raises UserError, with the command that gets a good file, if it is missing, damaged, or of another network: one that is
     random in part would still give results.
     """
-    try:
-        content = load_torch(path)
-    except UserError as error:
-        raise UserError(f"{error}; mend it with: {mend}") from None
     with torch.device("meta"):  # no memory and no random values: every tensor comes from the file
         model = build()
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    model.load_state_dict(check_state(state, model, path, mend), assign=True)
+    model.load_state_dict(check_state(_tensors(path, fix), model, path, fix), assign=True)
     return model.float().eval()
 
 
-def load_into(build, path, mend):
-    """A network of a library, made by `build(weights=None)`, with all its tensors from a file, in eval mode.
+def load_into(build, path, fix):
+    """The same for a network of torchvision, made by `build(weights=None)`, which holds more than the tensors of its file."""
+    model = build(weights=None)
+    model.load_state_dict(check_state(_tensors(path, fix), model, path, fix))
+    return model.eval()
 
-    path: a state dict, or a dict that holds one under `state_dict` or `model`. Raises UserError as `check_state` does.
-    """
-    content = load_torch(path)
+
+def _tensors(path, fix):
+    """The state dict that is a file, or that it holds under `state_dict` or `model`, without the prefix of DataParallel."""
+    try:
+        content = load_torch_arrays(path)
+    except UserError as error:
+        raise UserError(f"{error}; for the right file: {fix}") from None
     if isinstance(content, dict):
         content = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)), content)
-    model = build(weights=None)
-    model.load_state_dict(check_state(content, model, path, mend))
-    return model.eval()
+    if isinstance(content, dict) and content and all(str(name).startswith("module.") for name in content):
+        print(f"note: {path}: names of tensors without their prefix module.")
+        content = {name.removeprefix("module."): value for name, value in content.items()}
+    return content

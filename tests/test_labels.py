@@ -4,8 +4,11 @@ import contextlib
 import csv
 import json
 import os
+import struct
 import subprocess
 import sys
+import warnings
+import zlib
 from pathlib import Path
 
 import cv2
@@ -13,7 +16,7 @@ import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse
-from conftest import SUITE, run_script
+from conftest import SUITE, copied, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trees import write_video
@@ -22,6 +25,7 @@ from tools.doctor import look_at_scores
 from utils import datasets, files, frames
 from utils.config import parse_config
 from utils.errors import UserError
+from utils.evaluation import plots
 from utils.labels import read_labels
 
 SIZE = (12, 16)
@@ -513,3 +517,76 @@ def test_labels_of_a_frame_meet_that_frame_or_nothing_does(tmp_path_factory, tre
             assert "Test001" in str(error) and "\n" not in str(error)
         else:
             assert labels.tolist() == [k in odd for k in order] and sorted(marked.values()) == order
+
+
+# Every tool on a bad day
+@pytest.fixture
+def finished(ped2, tmp_path, monkeypatch):
+    return copied(ped2, tmp_path, monkeypatch)
+
+
+ROWS = "data/UCSDped2/test/bboxes.npy"
+TOOLS = {
+    "make_demo": (["--videos", "1", "--frames", "8"], "raw_datasets/demo"),
+    "prepare_videos": (["own", "raw_datasets/UCSDped2/Test/Test001", "--long_side", "50"], "raw_datasets/own"),
+    "convert": (["boxes", ROWS, "coco.json"], "coco.json"),
+    "report": (["UCSDped2", "test"], "results/UCSDped2/test/report.html"),
+    "evaluate": (["UCSDped2", "test"], "results/UCSDped2/test/protocols.csv"),
+    "compare": (["flow", "optical_flow/UCSDped2", "optical_flow/UCSDped2"], "results/compare/flow.png")}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("trouble", ["full disk", "no permission", "Ctrl-C"])
+def test_a_tool_that_cannot_finish_leaves_no_half_result_and_can_be_run_again(finished, monkeypatch, tool, trouble):
+    words, result = TOOLS[tool]
+    with contextlib.ExitStack() as stack, monkeypatch.context() as patch:
+        if trouble == "Ctrl-C":
+            def stop(*_, **__):
+                raise KeyboardInterrupt
+            patch.setattr(os, "replace", stop), patch.setattr(os, "rename", stop)
+        elif trouble == "full disk":
+            resource = pytest.importorskip("resource")
+            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (40, hard))
+            stack.callback(resource.setrlimit, resource.RLIMIT_FSIZE, (soft, hard))
+        else:
+            for folder in [finished, *(p for p in finished.rglob("*") if p.is_dir())]:
+                folder.chmod(0o555)
+                stack.callback(folder.chmod, 0o755)
+            if os.access(finished, os.W_OK):
+                pytest.skip("this user may write everywhere")
+        done = run_script(f"tools.{tool}", *words, rc=130 if trouble == "Ctrl-C" else 2)
+    assert "Traceback" not in done.stderr and len([s for s in done.stderr.splitlines() if s.startswith("error:")]) <= 1
+    assert not Path(result).exists()
+    run_script(f"tools.{tool}", *words)
+    assert Path(result).exists() and not list(finished.rglob("*.part"))
+
+
+@pytest.mark.parametrize("name", ["a$b", r"x$\frac$", "a$b$^_", "垃圾"])
+def test_names_that_would_be_formulas_in_pictures(name):
+    for figure in (plots.roc(np.linspace(0, 1, 5), np.linspace(0, 1, 5), 0.5, 0.5, name),
+                   plots.timeline(np.arange(9.0), np.arange(9) > 4, [0], [name], name)):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            plots.save(figure, "picture.png")
+        assert not told and cv2.imread("picture.png") is not None
+        assert name in figure.axes[0].get_title()
+
+
+def test_a_frame_of_60_000_x_60_000_pixels_is_refused():
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    write(RAW / "videos/a/001.png", b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+          + chunk(b"IDAT", zlib.compress(bytes(60_001))) + chunk(b"IEND", b""))
+    write(RAW / "labels.csv", "a,1,1\n")
+    refused("plain", "videos/a")
+
+
+def test_2_000_videos_of_one_frame():
+    for k in range(2000):
+        write(RAW / f"videos/v{k}/1.png", picture(".png"))
+    write(RAW / "labels.csv", "".join(f"v{k},1,1\n" for k in range(0, 2000, 2)))
+    found = abnormal()
+    assert len(found) == 2000 and all(flags == [1] * (int(name[1:]) % 2 == 0) for name, flags in found.items())

@@ -12,6 +12,7 @@ cyclists (fast), carts (large) and runners against the flow, whose size and spee
 """
 
 import argparse
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -71,18 +72,21 @@ def wheel(canvas, centre, radius, phase):
         line(canvas, [centre, polar(centre, angle, radius)], SPOKE, 4)
 
 
-def blank_cycle():
-    """An empty canvas for each phase -> (PHASES, *CANVAS, 4) uint8, and the phases in radians."""
-    return np.zeros((PHASES, *CANVAS, 4), np.uint8), np.arange(PHASES) * 2 * np.pi / PHASES
+def cycle_of(draw):
+    """draw(canvas, phase in radians), for each phase of a cycle -> (PHASES, *CANVAS, 4) uint8 BGRA."""
+    cycle = np.zeros((PHASES, *CANVAS, 4), np.uint8)
+    for canvas, phase in zip(cycle, np.arange(PHASES) * 2 * np.pi / PHASES):
+        draw(canvas, phase)
+    return cycle
 
 
 def walker(rng):
-    """A walker who faces right -> (PHASES, *CANVAS, 4) uint8 BGRA."""
+    """A walker who faces right."""
     shirt, skin, hair = cloth(rng, 60, rng.integers(4, 9)), colour(rng, 130, 210, SKIN), colour(rng, 60, 120, SKIN)
     trousers, shoe = colour(rng, 80, 150, rng.uniform(0.75, 1.15, 3)), colour(rng, 70, 130, (1, 1, 1))
     wide, stride, bag = rng.uniform(8, 12), rng.uniform(0.35, 0.6), rng.random() < 0.4
-    cycle, phases = blank_cycle()
-    for canvas, phase in zip(cycle, phases):
+
+    def draw(canvas, phase):
         for side in (np.pi, 0):  # the far limbs first
             hip, angle = (80, 52), stride * np.sin(phase + side)
             knee = polar(hip, angle + 0.15, 22)
@@ -97,15 +101,15 @@ def walker(rng):
             line(canvas, [(80, 25), elbow, polar(elbow, -angle * 0.9 + 0.5, 14)], skin, 6)
         cv2.circle(canvas, (81, 11), 8, skin, -1)
         cv2.ellipse(canvas, (80, 9), (9, 8), 0, 150, 330, hair, -1)
-    return cycle
+    return cycle_of(draw)
 
 
 def cyclist(rng):
-    """A cyclist who rides to the right -> (PHASES, *CANVAS, 4) uint8 BGRA."""
+    """A cyclist who rides to the right."""
     shirt, skin = cloth(rng, 160, 7), colour(rng, 110, 220, SKIN)
     trousers, frame = [colour(rng, 40, 150, rng.uniform(0.6, 1.2, 3)) for _ in range(2)]
-    cycle, phases = blank_cycle()
-    for canvas, phase in zip(cycle, phases):
+
+    def draw(canvas, phase):
         wheel(canvas, (50, 75), 20, phase)
         wheel(canvas, (112, 75), 20, phase)
         line(canvas, [(50, 75), (70, 50), (104, 50), (80, 76), (50, 75)], frame, 4)
@@ -117,22 +121,22 @@ def cyclist(rng):
         line(canvas, [(92, 24), (98, 36), (108, 40)], skin, 6)
         cv2.circle(canvas, (98, 11), 8, skin, -1)
         cv2.ellipse(canvas, (97, 9), (9, 7), 0, 170, 350, frame, -1)
-    return cycle
+    return cycle_of(draw)
 
 
 def cart(rng):
-    """A cart full of coloured crates that drives to the right -> (PHASES, *CANVAS, 4) uint8 BGRA."""
+    """A cart full of coloured crates that drives to the right."""
     crates = cv2.resize(rng.integers(30, 240, (8, 13, 3), np.uint8), CANVAS[::-1], interpolation=cv2.INTER_NEAREST)
     cab, trim = cloth(rng, 40, 10), colour(rng, 40, 200, (1, 1, 1))
-    cycle, phases = blank_cycle()
-    for canvas, phase in zip(cycle, phases):
+
+    def draw(canvas, phase):
         fill(canvas, [(12, 14), (100, 14), (100, 82), (12, 82)], crates)
         fill(canvas, [(102, 32), (128, 32), (146, 58), (146, 82), (102, 82)], cab)
         cv2.fillPoly(canvas, [np.int32([(108, 37), (126, 37), (138, 57), (108, 57)])], GLASS)
         line(canvas, [(12, 74), (146, 74)], trim, 5)
         wheel(canvas, (36, 82), 12, phase)
         wheel(canvas, (122, 82), 12, phase)
-    return cycle
+    return cycle_of(draw)
 
 
 # Of each anomaly: the figure, its height in heights of a walker, its speed in those heights per frame.
@@ -224,7 +228,7 @@ def draw_video(rng, scene, frames, kind=None):
 
 
 def write_frames(folder, pictures, suffix):
-    """Write pictures as 001.png, 002.png, ..."""
+    """Writes 001.png, 002.png, ..."""
     folder.mkdir(parents=True)
     for number, picture in enumerate(pictures, 1):
         path = folder / f"{number:03d}{suffix}"
@@ -235,29 +239,14 @@ def write_frames(folder, pictures, suffix):
 def make_dataset(folder, videos, train_videos, frames, seed, size=SIZE, tick=lambda: None):
     """Draw a whole dataset in UCSD form into a folder; size: (H, W) in px; tick is called after each video."""
     folder, scene = Path(folder), background(np.random.default_rng(seed), size)
-    for i in range(train_videos):
-        video, _ = draw_video(np.random.default_rng((seed, 0, i)), scene, frames)
-        write_frames(folder / "Train" / f"Train{i + 1:03d}", video, ".png")
-        tick()
-    for i in range(videos):
-        video, masks = draw_video(np.random.default_rng((seed, 1, i)), scene, frames, PLAN[i % len(PLAN)])
-        write_frames(folder / "Test" / f"Test{i + 1:03d}", video, ".png")
-        write_frames(folder / "Test" / f"Test{i + 1:03d}_gt", masks, ".bmp")
-        tick()
-
-
-def already_there(folder, recipe):
-    """Whether the folder holds a dataset of this recipe. Raises UserError if it holds anything else."""
-    if not folder.exists():
-        return False
-    try:
-        found = json.loads((folder / "demo.json").read_text())
-    except (OSError, ValueError):
-        found = None
-    if found != recipe:
-        raise UserError(f"{folder}: is there already, made from {found or 'something else'} and not from {recipe}: "
-                        "move it away, or give another --out")
-    return True
+    for testing, part, count in ((0, "Train", train_videos), (1, "Test", videos)):
+        for i in range(count):
+            name, kind = folder / part / f"{part}{i + 1:03d}", PLAN[i % len(PLAN)] if testing else None
+            video, masks = draw_video(np.random.default_rng((seed, testing, i)), scene, frames, kind)
+            write_frames(name, video, ".png")
+            if testing:
+                write_frames(name.with_name(f"{name.name}_gt"), masks, ".bmp")
+            tick()
 
 
 def main():
@@ -269,10 +258,15 @@ def main():
     args = parser.parse_args()
     if args.videos < 1 or args.frames < 8 or args.seed < 0:
         raise UserError("needs --videos 1 or more, --frames 8 or more, --seed 0 or more")
-    folder, train_videos = args.out / "demo", -(-args.videos // 3)
+    found, folder, train_videos = None, args.out / "demo", -(-args.videos // 3)
     recipe = {"videos": args.videos, "train_videos": train_videos, "frames": args.frames, "seed": args.seed,
-              "drawing": 1}  # to be raised when the drawing changes
-    if already_there(folder, recipe):
+              "drawing": 1}  # raise it when the drawing changes
+    if folder.exists():
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads((folder / "demo.json").read_text())
+        if found != recipe:
+            raise UserError(f"{folder}: is there already, made from {found or 'something else'} and not from {recipe}: "
+                            "move it away, or give another --out")
         print(f"{folder} is already there, made from this recipe")
     else:
         part = folder.with_name("demo.part")

@@ -1,6 +1,7 @@
 """Ground truth: which frames of the testing videos are abnormal. Videos, frames and labels meet by name or number."""
 
 import re
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -55,7 +56,7 @@ def ucsd(root, dataset, testing):
     without = [video.name for video, _ in testing if not _mask_folder(video)]
     if not without:
         return _from_masks(dataset, testing), "pixel masks Test/*_gt"
-    path = _only(root / "Test", "*.m")
+    path = _one(root / "Test", r".*\.m")
     if not path and len(without) < len(testing):
         raise UserError(f"{root / 'Test'}: video {without[0]} has no masks in {without[0]}_gt, others have: "
                         f"add them, or {root.name}.m with the abnormal frame ranges of all videos")
@@ -64,8 +65,9 @@ def ucsd(root, dataset, testing):
 
 def avenue(root, dataset, testing):
     """ground_truth_demo/testing_label_mask/K_label.mat: variable volLabel, a 1xF cell array of masks; K: the video's number."""
-    there = (root / "ground_truth_demo/testing_label_mask").is_dir()
-    return (_from_masks(dataset, testing), "pixel masks ground_truth_demo/testing_label_mask/*.mat") if there else (None, None)
+    if not (root / "ground_truth_demo/testing_label_mask").is_dir():
+        return None, None
+    return _from_masks(dataset, testing), "pixel masks ground_truth_demo/testing_label_mask/*.mat"
 
 
 def shanghaitech(root, dataset, testing):
@@ -91,7 +93,7 @@ def plain(root, dataset, testing):
 
 def one_vector(root, dataset, testing):
     """frame_labels*.npy: a 0 or 1 for each frame of all testing videos, in order of their names."""
-    path, videos = _only(root, "frame_labels*.npy"), sorted(dataset.testing, key=lambda video: video.bare)
+    path, videos = _one(root, r"frame_labels.*\.npy"), sorted(dataset.testing, key=lambda video: video.bare)
     if not path:
         return None, None
     flags, ends = _vector(path), np.cumsum([len(video) for video in videos])
@@ -105,20 +107,23 @@ def matlab_ranges(root, dataset, testing):
     """D.mat as of Liu et al. (CVPR 2018): variable gt, a cell for each testing video in order of names, in it two rows, the
     first and the last frame of each event, counted from 1, both included.
     """
-    path, order = _only(root, "*.mat"), sorted(video.bare for video in dataset.testing)
+    path, order = _one(root, r".*\.mat"), sorted(video.bare for video in dataset.testing)
     if not path:
         return None, None
     cells = [_plain_cell(cell) for cell in _variable(path, "gt").ravel()]
     if len(cells) != len(order):
         raise UserError(f"{path}: gt has {len(cells)} cells, but there are {len(order)} testing videos")
-    ranges = {}
-    for name, cell in zip(order, cells):
-        pairs = np.atleast_2d(np.transpose(cell))  # (E, 2); where events of two overlap, each row may be one in the file
-        if pairs.size and (pairs.dtype.kind not in "uif" or pairs.shape[1] != 2 or (pairs % 1 != 0).any()
-                           or len(pairs) == 2 and (np.diff(pairs.ravel()) < 0).any()):
-            raise UserError(f"{path}: the cell of video {name} is no two rows of whole numbers, first and last frames")
-        ranges[name] = [Range(str(path), name, *pair) for pair in pairs.astype(int).tolist() if pair]
+    ranges = {name: _ranges_in(cell, path, name) for name, cell in zip(order, cells)}
     return [abnormal(video.frames, ranges[video.bare]) for video, _ in testing], f"frame ranges {path.name}"
+
+
+def _ranges_in(cell, path, name):
+    """The events of a video in two rows, first and last; where two overlap, each row may be one event, so that is refused."""
+    pairs = np.atleast_2d(np.transpose(cell))  # (E, 2)
+    if pairs.size and (pairs.dtype.kind not in "uif" or pairs.shape[1] != 2 or (pairs % 1 != 0).any()
+                       or len(pairs) == 2 and (np.diff(pairs.ravel()) < 0).any()):
+        raise UserError(f"{path}: the cell of video {name} is no two rows of whole numbers, first and last frames")
+    return [Range(str(path), name, *pair) for pair in pairs.astype(int).tolist() if pair]
 
 
 READERS = {"ucsd": ucsd, "avenue": avenue, "shanghaitech": shanghaitech, "plain": plain}
@@ -177,14 +182,13 @@ def _mask(path):
 
 def _mask_folder(video):
     """Test001_gt beside the video, in small letters or capitals; None where there is none with images."""
-    found = [e for e in listing(video.path.parent) if names.same(e.name) == names.same(f"{video.bare}_gt") and e.is_dir()
-             and any(mask.suffix.lower() in IMAGES for mask in listing(e))]
-    return _one(found)
+    return _one(video.path.parent, re.escape(names.same(f"{video.bare}_gt")),
+                lambda e: e.is_dir() and any(mask.suffix.lower() in IMAGES for mask in listing(e)))
 
 
 def _avenue_masks(root, dataset, video):
     folder, number = root / "ground_truth_demo" / "testing_label_mask", _number(dataset, video)
-    path = _one([e for e in listing(folder) if re.fullmatch(rf"0*{number}_label\.mat", e.name)])
+    path = _one(folder, rf"0*{number}_label\.mat")
     if not path:
         raise UserError(f"{folder}/{number}_label.mat: no such file, but other videos' labels are expected there")
     return map(_plain_cell, _variable(path, "volLabel").ravel()), path
@@ -206,8 +210,9 @@ def _number(dataset, video):
     return own[0]
 
 
-def _one(paths):
-    """The one path in a list, None of an empty one."""
+def _one(folder, pattern, fits=Path.is_file):
+    """The one entry of a folder whose name, in small letters, matches; None without any. Raises UserError where two do."""
+    paths = [e for e in listing(folder) if re.fullmatch(pattern, names.same(e.name)) and fits(e)]
     if len(paths) > 1:
         raise UserError(f"{paths[0]} and {paths[1]}: either may hold the labels: remove the other one")
     return paths[0] if paths else None
@@ -215,10 +220,6 @@ def _one(paths):
 
 def _part(root, name):
     return next((f for part in ("Testing", "testing") if (f := root / part / name).is_dir()), None)
-
-
-def _only(folder, pattern):
-    return _one([path for path in sorted(folder.glob(pattern)) if not path.name.startswith(".") and path.is_file()])
 
 
 def _variable(path, name):

@@ -8,6 +8,8 @@ import numpy as np
 from utils import names
 from utils.errors import UserError
 
+OTHERS = r".*(fps|rate|frames|length|total|count|duration|width|height)"  # columns whose numbers are no first or last
+
 
 class Range(NamedTuple):
     where: str  # for messages: the file and the line
@@ -28,7 +30,10 @@ def read_ranges(path, lines, known):
     """
     found, unit = [], ""
     if lines and names.same(lines[0][1][0]) not in known and not any(re.match(r"-?\d", cell) for cell in lines[0][1][1:]):
-        unit, lines = " ".join(lines[0][1][1:]).lower(), lines[1:]
+        unit = " ".join(lines[0][1][1:]).lower()
+        if other := [cell for cell in lines[0][1][1:] if re.fullmatch(OTHERS, cell, re.IGNORECASE)]:
+            raise UserError(f"{path}: line {lines[0][0]}: column {other[0]} is no first or last: remove it")
+        lines = lines[1:]
     for number, (name, *cells) in lines:
         videos, where = known.get(names.same(name), ()), f"{path}: line {number}: video {name}"
         if len(videos) != 1:

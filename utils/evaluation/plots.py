@@ -1,7 +1,10 @@
 """The pictures of a result, as files: no window is opened."""
 
+import warnings
+
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from utils.files import whole
 
@@ -10,7 +13,10 @@ BLUE, RED, GREY = "#1f5fa8", "#d1495b", "#8a8f98"
 
 def save(figure, path):
     """Writes a figure as PNG, whole or not at all."""
-    with whole(path) as file:
+    for text in (text for text in figure.findobj(Text) if text.get_text()):
+        text.set_parse_math(False)  # a $ in a name starts no formula
+    with whole(path) as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # such letters become boxes
         figure.savefig(file, format="png", dpi=130, bbox_inches="tight")
 
 
@@ -44,7 +50,8 @@ def timeline(scores, labels, starts, names, title):
         axes.axvline(start - 0.5, color=GREY, lw=0.6)
     if len(starts) <= 40:
         ends = [*starts[1:], len(scores)]
-        axes.set_xticks([(a + b) / 2 for a, b in zip(starts, ends)], names, rotation=45, ha="right", fontsize=8)
+        words = [name.replace("$", r"\$") for name in names]
+        axes.set_xticks([(a + b) / 2 for a, b in zip(starts, ends)], words, rotation=45, ha="right", fontsize=8)
     else:
         axes.set_xlabel("frame")
     axes.set(ylabel="frame score", title=title, xlim=(-0.5, len(scores) - 0.5), ylim=(low - pad, high + pad))

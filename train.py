@@ -30,7 +30,7 @@ from models.cae import ReconCAE, errors
 from models.ending import Ending
 from models.spr import self_paced_weights, thresholds, weighted_loss
 from models.training import EpochLog, Training, collect, resumed
-from utils import ranks, stages
+from utils import ranks, record, stages
 from utils.boxes import Boxes
 from utils.config import parse_config
 from utils.cubes import BlockCubes, Cubes
@@ -79,8 +79,8 @@ def train_block(cfg, stage, cubes):
     print(note, end="\n" * bool(note))
     torch.manual_seed(cubes.seed_of(0))
     model = network_of(cfg, cubes.all).to(cubes.all.device, memory_format=torch.channels_last)
-    state = state or Training(stage.wanted["key"], stage.resume_key, stage.wanted["settings"], stage.wanted["input"],
-                              list(cubes.place), [cfg.h_block, cfg.w_block], model.args)
+    state = state or Training(stage.wanted["key"], record.training_key(stage.wanted), stage.wanted["settings"],
+                              stage.wanted["input"], list(cubes.place), [cfg.h_block, cfg.w_block], model.args)
     autocast = precision_of(cfg.precision, cubes.all.device)
     if not state.finished:
         fit(cfg, model, cubes, state, ending, autocast, stage.part / name)

@@ -76,7 +76,7 @@ def resumed(stage, name, ending):
     for path in (stage.part / name, stage.folder / name):
         with contextlib.suppress(UserError):  # a damaged file cannot be resumed
             state = files.load_checkpoint(path, {"key", "training", "recent"})
-            if state["training"] != stage.resume_key:
+            if state["training"] != record.training_key(stage.wanted):
                 continue
             state = Training(**state)
             if state.key == stage.wanted["key"]:

@@ -182,7 +182,7 @@ def test_official_model_without_its_scores(tree, golden):
 
 
 @pytest.mark.parametrize("spoil, names", [
-    (lambda root: next(root.glob("Test/Test002_gt/*.bmp")).unlink(), ["Test002_gt", "7 masks for 8 frames", "no mask of frame"]),
+    (lambda root: next(root.glob("Test/Test002_gt/*.bmp")).unlink(), ["Test002_gt", "7 masks for 8 frames", "no mask of"]),
     (lambda root: shutil.rmtree(root / "Test/Test002_gt"), ["Test002", "no masks"]),
     (lambda root: (root / "Test/Test002_gt/003.bmp").write_bytes(b"BM"), ["Test002_gt/003.bmp", "decoded"]),
 ])

@@ -2,12 +2,10 @@
 
 import atexit
 import datetime
-import os
 
 from utils.errors import UserError
-from utils.run import RANK
+from utils.run import RANK, WORLD
 
-WORLD = int(os.environ.get("WORLD_SIZE", 1))
 PATIENCE = datetime.timedelta(days=14)  # how long ranks wait for one another: a stage can take days
 
 

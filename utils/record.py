@@ -34,8 +34,7 @@ class Stage:
     """One stage's work in one folder.
 
     The stage writes into `part`, a folder of its own. When all is done the outputs (`file`) move up and the record is written,
-    so the old output stays valid until then. A stopped run finds `part` again if its `resume_key` is the same, or always with
-    `keeps_part`, if each file there says for itself what it can resume.
+    so the old output stays valid until then. Each file there that resumes a stopped run says what it belongs to (`keep`).
     """
 
     def __init__(self, cfg, name, folder, reads=None, contents=None, takes=(), **inputs):
@@ -53,7 +52,6 @@ class Stage:
             if record["stage"] != "train":  # --model may have been trained on any part of any data
                 self._require_selection(record)
         self.wanted = wanted(name, stage_settings(cfg, name), {**self._ids(), **inputs})
-        self.resume_key, self.keeps_part = self.wanted["key"], False
         self.old = load(self.path, {"unfinished": True})
         self.outputs = []  # names
         self.given = [] if self.old else [file for file in takes if (self.folder / file).is_file()]
@@ -98,6 +96,15 @@ class Stage:
         self.outputs.append(name)
         return self.part / name
 
+    def keep(self, name, **content):
+        """Saves a finished piece of the work, as JSON, for a stopped run to resume with."""
+        write(self.part / name, {**self.wanted, **content})
+
+    def kept(self, name):
+        """That piece; None where there is none, it is damaged, or belongs to other settings or input."""
+        piece = load(self.part / name, {})
+        return piece if piece and piece["key"] == self.wanted["key"] else None
+
     def is_done(self):
         """Whether there is nothing to do; says so, and with --verify holds inputs and outputs to their contents."""
         state, why = self.state
@@ -107,10 +114,6 @@ class Stage:
                 verify(path, self.contents.get(path, {}), own=False)
             if state == "done":
                 verify(self.path, self.contents.get(self.path, {}))
-        if state == "done" and self.part.is_dir() and ranks.RANK == 0:  # killed after the record was written
-            with contextlib.suppress(UserError, OSError), locked(self.folder):
-                if resume_key_of(self.part) == self.resume_key:
-                    shutil.rmtree(self.part)
         return state == "done"
 
     @contextlib.contextmanager
@@ -142,11 +145,9 @@ class Stage:
         for path, record in [*self.read.items(), (self.path, self.old)]:
             if load(path, {"unfinished": True}) != record:
                 raise UserError(f"{path}: another process has just replaced it: run the same command again")
-        if resume_key_of(self.part) != self.resume_key and not self.keeps_part:
-            shutil.rmtree(self.part, ignore_errors=True)
         if self.part.is_symlink():  # would lead what is written elsewhere
             self.part.unlink()
-        write(self.part / "record.json", {**self.wanted, "resume_key": self.resume_key})
+        self.keep("record.json")
 
     def _finish(self, facts):
         outputs = {name: describe(self.part / name) for name in self.outputs}
@@ -157,8 +158,8 @@ class Stage:
         for name in self.outputs:
             files.rename(self.part / name, self.folder / name, sync=True)
         given = {"given": self.given} if self.given else {}
-        save(self.path, {**self.wanted, **given}, outputs, facts)
         shutil.rmtree(self.part)
+        save(self.path, {**self.wanted, **given}, outputs, facts)
         if self.cfg.verify:
             verify(self.path, self.contents.get(self.path, {}))
 
@@ -173,11 +174,6 @@ def is_given(path, name):
     """Whether an output was made by another program: it was or is there without the record in `path`."""
     made = load(path, {"unfinished": True})
     return bool(made.get("given")) if made else (Path(path).parent / name).is_file()
-
-
-def resume_key_of(part):
-    """What the stopped run in a stage's `part` folder can be resumed with, or None."""
-    return (load(part / "record.json", {}) or {}).get("resume_key")
 
 
 def script_of(stage):

@@ -23,8 +23,30 @@ TROUBLES = (  # torch's own words, what they mean, the way out
     (r"(out of|not enough) memory", "not enough memory",
      "lower --batch_size, --patch_size or --num_workers, or take a larger machine"),
     (r"\bMPS\b", "a Mac's GPU cannot do this", "add --device cpu to this stage"))
-RANK = int(os.environ.get("RANK", 0))  # of the processes that torchrun started for one stage (utils/ranks.py)
+LAUNCHER = {"RANK": r"\d{1,4}", "WORLD_SIZE": r"[1-9]\d{0,3}", "MASTER_ADDR": r".+", "MASTER_PORT": r"\d{1,5}",
+            "LOCAL_RANK": r"(\d{1,4})?", "LOCAL_WORLD_SIZE": r"([1-9]\d{0,3})?"}  # environment variables of torchrun
 
+
+def launched(given):
+    """(rank, number of processes) that torchrun started for one stage (utils/ranks.py), from environment variables.
+
+    Without WORLD_SIZE it is one process, whatever RANK another program left there. Raises UserError.
+    """
+    one = given.get("WORLD_SIZE", "1") == "1"
+    wrong = [name for name, pattern in LAUNCHER.items()
+             if not (one and not name.startswith("LOCAL")) and not re.fullmatch(pattern, given.get(name, ""))]
+    if not wrong and not one and int(given["RANK"]) >= int(given["WORLD_SIZE"]):
+        wrong = ["RANK"]
+    if wrong:
+        raise UserError(f"the environment variable {wrong[0]} is {given.get(wrong[0], 'missing')!a}: start several processes "
+                        "with torchrun; for one unset RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE")
+    return (0, 1) if one else (int(given["RANK"]), int(given["WORLD_SIZE"]))
+
+
+try:
+    RANK, WORLD = launched(os.environ)
+except UserError:  # said by `run`, in one line
+    RANK, WORLD = 0, 1
 _at_work = []  # what a signal has to wait for, innermost last
 _told = []  # the signals that this process has got
 
@@ -38,8 +60,9 @@ def run(main):
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
+        launched(os.environ)
         _flushed(main)
-        if "WORLD_SIZE" in os.environ:  # torch's threads can abort a process that ends while others are still at it
+        if WORLD > 1:  # torch's threads can abort a process that ends while others are still at it
             sys.stdout.flush(), sys.stderr.flush()
             os._exit(0)
     except UserError as error:

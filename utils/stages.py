@@ -100,9 +100,7 @@ def cubes(cfg, dataset):
 def train(cfg):
     """Raises UserError where the cubes are of other boxes than those that are there."""
     folder = folder_of(cfg)
-    stage = Stage(cfg, "train", folder, {"cubes": require_cubes(folder)})
-    stage.resume_key, stage.keeps_part = record.training_key(stage.wanted), True
-    return stage
+    return Stage(cfg, "train", folder, {"cubes": require_cubes(folder)})
 
 
 def test(cfg, dataset, models, labels, source):
@@ -207,7 +205,7 @@ class Flow(Stage):
         known = input_of(video.flow_folder / "flow.json")
         super().__init__(cfg, "flow", video.flow_folder, frames=record.digest(datasets.fingerprint(video)),
                          weights=weights() if self.todo or not known else known["weights"])
-        self.place = os.path.relpath(os.path.abspath(video.path), os.path.abspath(video.flow_folder))  # both can be moved
+        self.place = os.path.relpath(os.path.realpath(video.path), os.path.realpath(video.flow_folder))  # both can be moved
         self.other_frames = bool(known) and known["frames"] != self.inputs["frames"]
         if not known and not given and any(video.flow_folder.glob("*.npy")):
             raise UserError(f"{self.folder}: has flow files without a record (flow.json) of how they were made: remove it, "

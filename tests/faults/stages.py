@@ -227,7 +227,8 @@ def _essence(path):
         for name, made in content.get("outputs", {}).items() if isinstance(content, dict) else ():
             if name.endswith((".csv", ".pt")):  # they have seconds in them
                 made.clear()
-        return json.dumps({k: v for k, v in content.items() if k not in ("seconds", "check", "command")}, sort_keys=True).encode()
+        kept = {key: value for key, value in content.items() if key not in ("seconds", "check", "command")}
+        return json.dumps(kept, sort_keys=True).encode()
     if path.suffix == ".csv":
         rows = [line.split(",") for line in path.read_text().splitlines()]
         kept = [i for i, column in enumerate(rows[0]) if column != "seconds"]

@@ -47,7 +47,7 @@ def main():
     if not stage.is_done():
         with stage.writing(stages.test_room(len(boxes)), "--results_dir"):
             cubes = Cubes(folder, models.use_flow, device, cubes_made)
-            box_scores = files.load_array(stage.folder / "box_scores.npy") if stage.given else (
+            box_scores = inputs.vector(stage.folder / "box_scores.npy", None) if stage.given else (
                 score_boxes(cfg, cubes, boxes, models, cubes_made["id"]))  # (N,)
             if ranks.RANK == 0:  # the scores are all that the ranks share
                 evaluate(cfg, stage, dataset, boxes, box_scores, labels, settings_of(cfg, stage, boxes, cubes_made, models))
@@ -90,9 +90,9 @@ def require_fit(model, cubes):
 
 def evaluate(cfg, stage, dataset, boxes, box_scores, labels, made_from):
     """From box scores to frame scores, figures and their pictures; labels: (F,) bool or None; made_from: for metrics.json."""
-    if box_scores.shape != (len(boxes),) or box_scores.dtype.kind not in "fiu" or not (np.abs(box_scores) < 1e30).all():
-        raise UserError(f"{stage.folder}: box_scores.npy is {box_scores.shape} of {box_scores.dtype}, not one number below "
-                        f"1e30 for each of {len(boxes):,} boxes: remove it, or write it again")
+    if box_scores.shape != (len(boxes),) or not np.isfinite(box_scores).all():
+        raise UserError(f"{stage.folder}: box_scores.npy is {box_scores.shape}, not one finite score for each of "
+                        f"{len(boxes):,} boxes: remove it, or write it again")
     frame_scores = metrics.frame_scores(box_scores, boxes.rows, dataset.num_frames, boxes.size)[dataset.chosen]
     smooth = metrics.moving_average(frame_scores, cfg.window_size)
     figures = dict.fromkeys(("auroc", "eer", "average_precision", "auroc_unsmoothed"))

@@ -34,7 +34,7 @@ def results_of(cfg):
 
 
 def boxes(cfg, dataset, source):
-    """source: gives what the boxes come from (fore_det.detector.source); not called where another program made them."""
+    """source: says what the boxes come from (fore_det.detector.source); not called where another program made them."""
     given = record.is_given(folder_of(cfg) / "boxes.json", "bboxes.npy")
     reads = flow_records(dataset) if reads_flow(cfg) and not given else {}
     return Stage(cfg, "boxes", folder_of(cfg), reads, contents(cfg, dataset), takes=["bboxes.npy"],
@@ -153,8 +153,8 @@ def require_cubes(folder):
 def require_frames(dataset, boxes_made, path):
     """Raises UserError if the frames are not those that the boxes were made from."""
     if boxes_made["input"]["frames"] != frames_of(dataset):
-        raise UserError(f"{path}: the frames of {dataset.name} are not those that the boxes were made from (a video or frame "
-                        "was added, removed or replaced): run extract_bbox.py again")
+        raise UserError(f"{path}: made from other frames of {dataset.name} than those there now (a video or frame was added, "
+                        "removed or replaced): run extract_bbox.py again")
 
 
 def frames_of(dataset):

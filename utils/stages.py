@@ -41,6 +41,16 @@ def boxes(cfg, dataset, source):
                  frames=frames_of(dataset), **({} if given else source()))
 
 
+def input_of(path):
+    """What the record in a file says that its output was made from, or {}."""
+    return (record.load(path, {}) or {}).get("input", {})
+
+
+def reads_flow(cfg):
+    """Whether the boxes depend on optical flow."""
+    return cfg.drop_still_boxes or not cfg.boxes_from
+
+
 def boxes_room(dataset):
     """Bytes of the boxes, about 100 a frame, twice."""
     return len(dataset.chosen) * 4096
@@ -76,16 +86,6 @@ def train_room(cfg, count, network):
 def test_room(count):
     """Bytes of the scores of `count` cubes, and of pictures."""
     return 16 * count + 10 ** 7
-
-
-def input_of(path):
-    """What the record in a file says that its output was made from, or {}."""
-    return (record.load(path, {}) or {}).get("input", {})
-
-
-def reads_flow(cfg):
-    """Whether the boxes depend on optical flow."""
-    return cfg.drop_still_boxes or not cfg.boxes_from
 
 
 def cubes(cfg, dataset):
@@ -164,10 +164,8 @@ def frames_of(dataset):
 
 def contents(cfg, dataset):
     """What --verify covers beside outputs: the frames, in the boxes' record, and frames and flow files in each flow's."""
-    if not cfg.verify:
-        return {}
-    return {folder_of(cfg) / "boxes.json": dataset.contents} | {video.flow_folder / "flow.json": flow_contents(video)
-                                                                for video in dataset.videos}
+    flows = {video.flow_folder / "flow.json": flow_contents(video) for video in dataset.videos if cfg.verify}
+    return flows | {folder_of(cfg) / "boxes.json": dataset.contents}
 
 
 def flow_contents(video):
@@ -206,13 +204,12 @@ class Flow(Stage):
         super().__init__(cfg, "flow", video.flow_folder, frames=record.digest(datasets.fingerprint(video)),
                          weights=weights() if self.todo or not known else known["weights"])
         self.place = os.path.relpath(os.path.realpath(video.path), os.path.realpath(video.flow_folder))  # both can be moved
-        self.other_frames = bool(known) and known["frames"] != self.inputs["frames"]
         if not known and not given and any(video.flow_folder.glob("*.npy")):
             raise UserError(f"{self.folder}: has flow files without a record (flow.json) of how they were made: remove it, "
                             "or keep it and take another --flow_root_dir for this and the later stages")
-        if known and (self.old["settings"] != self.wanted["settings"] or known["weights"] != self.inputs["weights"]
-                      or self.other_frames and self.old["place"] != self.place):
-            differs = record.difference(self.old, self.wanted)
+        differs = record.difference(self.old, self.wanted) if known else ""
+        self.other_frames = differs == "other frames" and self.old["place"] == self.place
+        if differs and not self.other_frames:
             raise UserError(f"{self.folder}: other flow is there already ({differs}): remove it, or keep both with "
                             "--flow_root_dir OTHER_FOLDER for this and the later stages")
         self.todo = self.needed if self.other_frames else self.todo

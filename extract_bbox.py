@@ -59,18 +59,17 @@ def extract(cfg, dataset, stage):
     mine = [dataset.videos[k] for k in ranks.share([len(video.chosen) for video in dataset.videos])]
     with progress(sum(len(video.chosen) for video in mine), "frame", "boxes") as bar:
         for video in mine:
-            path = of_video(stage, video)
-            if path.is_file():
+            if stage.kept(of_video(video)):
                 bar.update(len(video.chosen))
                 continue
             with finishing(f"video {video.name}"):
-                files.save_array(path, boxes_of_video(cfg, video, find(video), bar.update), sync=True)
+                stage.keep(of_video(video), rows=boxes_of_video(cfg, video, find(video), bar.update).tolist())
     return set().union(*ranks.from_all(repeated))
 
 
-def of_video(stage, video):
-    """Where the boxes of one video lie until all are done."""
-    return stage.part / f"{video.first:08d}.npy"
+def of_video(video):
+    """The name under which the boxes of one video lie until all are done."""
+    return f"{video.first:08d}.json"
 
 
 def join(dataset, stage, repeated, given):
@@ -79,7 +78,7 @@ def join(dataset, stage, repeated, given):
     if stage.given:
         rows = files.load_array(path)
     else:
-        found = [files.load_array(of_video(stage, video)) for video in dataset.videos]
+        found = [np.asarray(stage.kept(of_video(video))["rows"], np.float32).reshape(-1, 5) for video in dataset.videos]
         kept = [not_empty(rows[:, 1:], size) for rows, size in zip(found, sizes)]
         rows = np.concatenate([rows[inside] for rows, inside in zip(found, kept)])
         dropped = sum(int((~inside).sum()) for inside in kept)

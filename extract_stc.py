@@ -12,6 +12,7 @@ writes  data/D/MODE/stc_raw.npy         (N, 3T, P, P) uint8: frame 0's B, G, R, 
 Row i belongs to row i of bboxes.npy. Files appear when all cubes are cut; a stopped run starts again.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -47,47 +48,42 @@ def extract(cfg, dataset, boxes, stage):
         shape = (len(boxes), channels, cfg.patch_size, cfg.patch_size)
         print(f"writes {stage.folder / name}: {' x '.join(map(str, shape))} {dtype}, "
               f"{math.prod(shape) * dtype.itemsize / 1e6:,.0f} MB")
-        files.create_map(stage.file(name), dtype, shape)
+        files.create_array(stage.file(name), dtype, shape)
     ranks.wait()
-    cubes = {name: np.lib.format.open_memmap(stage.part / name, "r+") for name in stages.cube_files(cfg)}
     rows = [boxes.of_frames(video.first, len(video)) for video in dataset.videos]
-    mine, repeated = ranks.share([own.stop - own.start for own in rows]), []
+    mine, repeated = ranks.share([own.stop - own.start for own in rows]), set()
     with progress(sum(rows[k].stop - rows[k].start for k in mine), "cube", "cubes") as bar:
-        for k in mine:
-            target = {name: np.asarray(cube)[rows[k]] for name, cube in cubes.items()}
-            repeated += cut_video(cfg, dataset.videos[k], boxes.rows[rows[k]], boxes.sizes[k], target, bar)
-    for cube in cubes.values():
-        cube.flush()
-    return sum(ranks.from_all(repeated), [])
+        for k, name in itertools.product(mine, stages.cube_files(cfg)):
+            with files.rows_from(stage.part / name, rows[k].start) as file:
+                for cubes in cut_video(cfg, dataset.videos[k], boxes.rows[rows[k]], boxes.sizes[k], name, repeated):
+                    file.write(cubes.data)
+                    bar.update(len(cubes) if name == "stc_raw.npy" else 0)
+    return sorted(set().union(*ranks.from_all(repeated)))
 
 
 def check_given(cfg, boxes, stage):
     """Raises UserError where cubes that the user made are not one for each box."""
-    from utils.cubes import Cubes
+    from utils.cubes import Cubes  # imports torch
 
     Cubes(stage.folder, cfg.use_flow, "cpu", {"settings": stage.wanted["settings"], "cubes": len(boxes)})
     return []
 
 
-def cut_video(cfg, video, boxes, size, cubes, bar):
-    """Fills the rows of one video; returns its frames that were replaced by the previous one.
+def cut_video(cfg, video, boxes, size, name, repeated):
+    """Yields the cubes (n, C, P, P) of each frame with boxes of one video, for the file `name`; boxes: (N, 5).
 
-    boxes: (n, 5); cubes: file name -> (n, C, P, P) to be filled.
+    repeated: the set to which frames are added that are damaged and replaced by the previous one.
     """
-    threads, repeated = workers(cfg.num_workers), set()
+    threads, raw, damaged = workers(cfg.num_workers), name == "stc_raw.npy", set()
+    context = cfg.context_frame_num if raw else cfg.context_of_num
     centres, starts = np.unique(boxes[:, 0].astype(np.int64) - video.first, return_index=True)
-    ends = [*starts[1:], len(boxes)]
-    for name, target in cubes.items():
-        raw = name == "stc_raw.npy"
-        context = cfg.context_frame_num if raw else cfg.context_of_num
-        windows = [window(int(t), context, 0, len(video) - 1, cfg.border_mode) for t in centres]
-        needed = sorted({t for near in windows for t in near})
-        stream = frames.load(video, needed, threads, cfg.on_bad_frame, repeated) if raw else frames.load_flow(
-            video, needed, size, threads)
-        for near, start, end in zip(frames.slide(needed, stream, windows), starts, ends):
-            crops(near, boxes[start:end, 1:], cfg.patch_size, target[start:end])
-            bar.update(end - start if raw else 0)
-    return [f"{video.name}/{name}" for name in sorted(repeated)]
+    windows = [window(int(t), context, 0, len(video) - 1, cfg.border_mode) for t in centres]
+    needed = sorted({t for near in windows for t in near})
+    stream = frames.load(video, needed, threads, cfg.on_bad_frame, damaged) if raw else frames.load_flow(
+        video, needed, size, threads)
+    for near, own in zip(frames.slide(needed, stream, windows), np.split(boxes[:, 1:], starts[1:])):
+        yield crops(near, own, cfg.patch_size)
+    repeated |= {f"{video.name}/{frame}" for frame in damaged}
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def main():
     if not stage.is_done():
         with stage.writing(stages.test_room(len(boxes)), "--results_dir"):
             cubes = Cubes(folder, models.use_flow, device, cubes_made)
-            box_scores = files.load_array(stage.folder / "box_scores.npy") if stage.given else (
+            box_scores = inputs.vector(stage.folder / "box_scores.npy", None) if stage.given else (
                 score_boxes(cfg, cubes, boxes, models, cubes_made["id"]))  # (N,)
             if ranks.RANK == 0:  # the scores are all that the ranks share
                 evaluate(cfg, stage, dataset, boxes, box_scores, labels, settings_of(cfg, stage, boxes, cubes_made, models))

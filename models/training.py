@@ -38,8 +38,9 @@ class Training:
     @classmethod
     def of(cls, stage, place, grid, model_args):
         """A training that has not begun; stage: its record.Stage."""
-        return cls(stage.wanted["key"], stage.resume_key, stage.wanted["settings"], stage.wanted["input"], list(place),
-                   list(grid), model_args)
+        wanted = stage.wanted
+        return cls(wanted["key"], record.training_key(wanted), wanted["settings"], wanted["input"], list(place), list(grid),
+                   model_args)
 
     @property
     def finished(self):
@@ -98,7 +99,7 @@ def resumed(stage, name, ending):
     for path in (stage.part / name, stage.folder / name):
         with contextlib.suppress(UserError):  # a damaged file cannot be resumed
             state = files.load_checkpoint(path, {"key", "training", "recent"})
-            if state["training"] != stage.resume_key:
+            if state["training"] != record.training_key(stage.wanted):
                 continue
             state = Training(**state)
             if state.key == stage.wanted["key"]:

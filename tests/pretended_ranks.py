@@ -18,7 +18,7 @@ from utils.device import device_of
 
 given, init = [], dist.init_process_group
 for name in ("all_gather", "all_reduce", "broadcast"):
-    def counted(*args, real=getattr(dist, name), **more):
+    def counted(*args, real=getattr(dist, name), **more):  # noqa: B008
         given.extend(str(PLACE.get(tensor)) for tensor in tensors_in(args))
         return real(*args, **more)
     setattr(dist, name, counted)

@@ -16,6 +16,7 @@ from test_pipeline import SMALL, STAGES
 from trees import ucsd_tree
 
 from utils import record
+from utils.errors import UserError
 
 NAME = ["--dataset_name", "UCSDped2"]
 
@@ -175,6 +176,28 @@ def test_bad_models(tree, damage, names):
     refused("test.py", *NAME, names=names)
 
 
+@pytest.mark.parametrize("scores", [[1e308, -1e308, 1.7e308], [np.nan], ["high"], [[0, 1]]])
+def test_box_scores_of_the_user_that_no_sum_can_hold(tree, scores):
+    Path("results/UCSDped2/test").mkdir(parents=True)
+    np.save("results/UCSDped2/test/box_scores.npy", np.resize(scores, len(np.load("data/UCSDped2/test/bboxes.npy"))))
+    np.save("results/UCSDped2/test/box_scores.npy", scores) if np.ndim(scores) == 2 else None
+    refused("test.py", *NAME, names=["box_scores.npy", "finite score"])
+
+
+@pytest.mark.parametrize("given, message", [
+    ({"WORLD_SIZE": "4"}, "RANK is 'missing'"), ({"WORLD_SIZE": "x", "RANK": "1"}, "WORLD_SIZE is 'x'"),
+    ({"WORLD_SIZE": "2", "RANK": "5", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "RANK is '5'"),
+    ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "x"}, "MASTER_PORT is 'x'"),
+    ({"LOCAL_WORLD_SIZE": "0"}, "LOCAL_WORLD_SIZE is '0'")])
+def test_variables_of_a_launcher(given, message):
+    from utils.run import launched
+
+    with pytest.raises(UserError, match=f"environment variable {message}: start several processes with torchrun"):
+        launched(given)
+    assert launched({"RANK": "1"}) == launched({"RANK": "x", "WORLD_SIZE": "1"}) == (0, 1)  # left over: one process
+    assert launched({"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}) == (1, 2)
+
+
 def test_official_model_without_its_scores(tree, golden):
     shutil.copy(golden("official_model/UCSDped2_model.npy"), "UCSDped2_model.npy")
     refused("test.py", *NAME, "--model", "UCSDped2_model.npy", names=["UCSDped2_raw_training_scores.npy"])
@@ -182,8 +205,7 @@ def test_official_model_without_its_scores(tree, golden):
 
 
 @pytest.mark.parametrize("spoil, names", [
-    (lambda root: next(root.glob("Test/Test002_gt/*.bmp")).unlink(),
-     ["Test002_gt", "7 masks for 8 frames", "no mask of frame"]),
+    (lambda root: next(root.glob("Test/Test002_gt/*.bmp")).unlink(), ["Test002_gt", "7 masks for 8 frames", "no mask of"]),
     (lambda root: shutil.rmtree(root / "Test/Test002_gt"), ["Test002", "no masks"]),
     (lambda root: (root / "Test/Test002_gt/003.bmp").write_bytes(b"BM"), ["Test002_gt/003.bmp", "decoded"]),
 ])

@@ -98,8 +98,7 @@ def test_half_done_work_counts(copy):
     part = Path("data/UCSDped2/test/boxes.part")
     made = record.load("data/UCSDped2/test/boxes.json")
     os.remove("data/UCSDped2/test/boxes.json"), os.remove("data/UCSDped2/test/bboxes.npy")
-    record.write(part / "record.json", {**made, "resume_key": made["key"]})
-    np.save(part / "00000000.npy", np.zeros((1, 5)))
+    record.write(part / "00000000.json", {**made, "rows": [[0, 1, 1, 20, 20]]})
     found, told = states(*WORDS)
     assert found["boxes"] == "to do" and "14 frames" in told and found["cubes"] == "outdated: other boxes"
 

@@ -208,7 +208,7 @@ def test_cubes_that_lie_on_the_device_give_the_same_batches(copy, monkeypatch):
     monkeypatch.setattr(cubes, "_free_on", lambda device: 10 ** 12)
     resident = cubes.Cubes("data/UCSDped2/test", False, torch.device("cpu"), made)
     resident.to_device()
-    assert not mapped.copies and resident.copies["raw"].dtype == torch.uint8
+    assert not torch.is_tensor(mapped.source["raw"]) and resident.source["raw"].dtype == torch.uint8
     for rows in (np.arange(5), np.array([7, 0, 3])):
         for one, other in zip(mapped.batch(rows), resident.batch(rows)):
             assert one is other is None or torch.equal(one, other)

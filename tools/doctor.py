@@ -162,8 +162,7 @@ def look_at_boxes(cfg, dataset, before):
     if before and stages.reads_flow(cfg):
         return after(cfg, "boxes", before, len(dataset.chosen))
     stage = stages.boxes(cfg, dataset, source)
-    begun = record.resume_key_of(stage.part) == stage.resume_key
-    left = sum(len(v.chosen) for v in dataset.videos if not (begun and (stage.part / f"{v.first:08d}.npy").is_file()))
+    left = sum(len(v.chosen) for v in dataset.videos if not stage.kept(f"{v.first:08d}.json"))
     row = from_stage(stage, left)
     if row.state == "done" or cfg.boxes_from or cfg.detector == "none":
         return row

@@ -40,10 +40,10 @@ def main():
     template = TEMPLATE.read_text(encoding="utf-8")
     made_from = record.digest([record.load(res.path / "test.json")["id"], res.made, args.megabytes, template])
     page = res.path / "report.html"
+    if page.is_file() and made_from in page.read_text(encoding="utf-8")[:2000]:
+        print(f"{page}: up to date")
+        return
     with locked(res.path):
-        if page.is_file() and made_from in page.read_text(encoding="utf-8")[:2000]:
-            print(f"{page}: up to date")
-            return
         write(res, Pictures(res), args.megabytes, made_from)
     size = sum(path.stat().st_size for path in res.path.glob("report*.html"))
     print(f"wrote {page}: {size / 1e6:.1f} MB in {clock():,.0f} s; open it in a browser")

@@ -20,10 +20,9 @@ class Boxes:
     @classmethod
     def load(cls, folder):
         """The boxes in data/D/MODE. Raises UserError if there are none, or they are not as a cube needs them."""
-        made = record.require(Path(folder, "boxes.json"), "boxes")
-        rows = files.load_array(Path(folder, "bboxes.npy"))
-        boxes = cls(rows, made["num_frames"], tuple(first for _, first, _ in made["videos"]), made["sizes"], made)
-        return checked(boxes, Path(folder, "bboxes.npy"))
+        made, path = record.require(Path(folder, "boxes.json"), "boxes"), Path(folder, "bboxes.npy")
+        firsts = tuple(first for _, first, _ in made["videos"])
+        return checked(cls(files.load_array(path), made["num_frames"], firsts, made["sizes"], made), path)
 
     def __len__(self):
         return len(self.rows)

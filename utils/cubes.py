@@ -34,15 +34,15 @@ class Cubes:
         self.flow = _mapped(Path(folder, "stc_of.npy"), "f", 2, made["cubes"]) if use_flow else None
         self.frames = self.raw.shape[1] // 3
         self.flow_frames = self.flow.shape[1] // 2 if use_flow else None
-        self.device, self.copies = torch.device(device), {}
+        self.device, self.source = torch.device(device), {"raw": self.raw, "flow": self.flow}
 
     def to_device(self):
         """Copies all cubes to the GPU where they fit beside the network (0.7 GiB for batches of 256, 1.3 with flow)."""
-        maps = {"raw": self.raw} if self.flow is None else {"raw": self.raw, "flow": self.flow}
+        maps = {name: array for name, array in self.source.items() if array is not None}
         size = sum(array.nbytes for array in maps.values())
         if size + ROOM < _free_on(self.device):
             print(f"copies all cubes to {self.device}: {size / 1e9:.2f} GB", flush=True)
-            self.copies = {name: _on_device(array, self.device) for name, array in maps.items()}
+            self.source = {name: _on_device(array, self.device) for name, array in maps.items()}
         ranks.wait()  # a copy can take longer than the time-out of a batch
 
     def __len__(self):
@@ -54,10 +54,8 @@ class Cubes:
         return raw, None if self.flow is None else self._rows("flow", rows).float()
 
     def _rows(self, name, rows):
-        if name in self.copies:
-            taken = self.copies[name][_sent(torch.from_numpy(rows), self.device)]
-        else:  # a copy: the map itself is read-only
-            taken = _sent(torch.from_numpy(np.ascontiguousarray(getattr(self, name)[rows])), self.device)
+        source, device = self.source[name], self.device
+        taken = source[_sent(rows, device)] if torch.is_tensor(source) else _sent(source[rows], device)  # a copy, to be changed
         return taken.contiguous(memory_format=torch.channels_last)
 
 
@@ -120,8 +118,9 @@ def _on_device(array, device, rows=4096):
     return copy
 
 
-def _sent(tensor, device):
-    """A CPU tensor on a device; to a GPU from pinned memory, without waiting for it."""
+def _sent(array, device):
+    """An array as a tensor on a device; to a GPU from pinned memory, without waiting for it."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 

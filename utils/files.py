@@ -1,7 +1,7 @@
 """Reading files that may come from strangers, and writing files that appear whole or not at all.
 
-Nothing here ever runs code that a file brings along: plain arrays are read without pickle, torch files with
-`weights_only=True`, and the object arrays of older projects by an unpickler that knows numpy arrays and numbers alone.
+Nothing here runs code that a file brings along: plain arrays are read without pickle, torch files with `weights_only=True`,
+and object arrays of older projects by an unpickler that knows numpy arrays and numbers alone.
 """
 
 import contextlib
@@ -26,31 +26,56 @@ from utils.errors import UserError
 WAITS = (0.1, 0.3, 1.0) if os.name == "nt" else ()  # seconds for a file that another program has open, which Windows refuses
 
 
-def _require(path):
+@contextlib.contextmanager
+def _reading(path, kind, fix=""):
+    """Gives the path of a file that must be there. Whatever reading it raises becomes a UserError that names it.
+
+    kind: what the file should be; fix: what the user can do.
+    """
     path = Path(path)
-    if not path.is_file():
+    if not path.is_file():  # a named pipe would be waited for
         raise UserError(f"{path}: no such file")
-    return path
+    try:
+        yield path
+    except UserError:
+        raise
+    except Exception as error:  # damaged and hostile files raise any type, of memory among them
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError(f"{path}: not a {kind} ({reason}){fix}") from None
+
+
+@contextlib.contextmanager
+def _writing(path):
+    """Makes a file's folder; an error of the system while it is written becomes a UserError that names it."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch hides the disk's error behind one of its own
+        if not isinstance(cause, OSError) or isinstance(cause, BrokenPipeError):
+            raise
+        raise UserError(f"{path}: cannot be written ({cause.strerror or cause})") from None
 
 
 def size(path):
     """Bytes in a file. Raises UserError if there is none."""
-    return _require(path).stat().st_size
+    with _reading(path, "readable file") as path:
+        return path.stat().st_size
+
+
+def _hashed(path):
+    with _reading(path, "readable file") as path, open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256")
 
 
 def identity(path):
     """What a file from elsewhere is: its name and the SHA-256 of its content. Raises UserError if it is missing."""
-    with open(_require(path), "rb") as file:
-        return [Path(path).name, hashlib.file_digest(file, "sha256").hexdigest()]
+    return [Path(path).name, _hashed(path).hexdigest()]
 
 
 def sha256(paths):
     """SHA-256 of the contents of files, one after another. Raises UserError if one is missing."""
-    whole = hashlib.sha256()
-    for path in paths:
-        with open(_require(path), "rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
-    return whole.hexdigest()
+    return hashlib.sha256(b"".join(_hashed(path).digest() for path in paths)).hexdigest()
 
 
 def require_room(folder, needed, what, flag):
@@ -67,14 +92,11 @@ def load_array(path, mmap=False):
 
     Raises UserError if the file is missing, cut short, or holds pickled objects.
     """
-    path = _require(path)
-    try:
+    with _reading(path, "whole plain .npy file") as path:
         array = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
-    except Exception as error:  # a damaged header can raise many types, of memory among them
-        raise UserError(f"{path}: not a whole plain .npy file ({_first_line(error)})") from None
-    if not isinstance(array, np.ndarray):
-        raise UserError(f"{path}: not a whole plain .npy file (it is an archive)")
-    return array
+        if not isinstance(array, np.ndarray):
+            raise ValueError("it is an archive")
+        return array
 
 
 def load_object_array(path):
@@ -82,38 +104,28 @@ def load_object_array(path):
 
     Raises UserError if the file is missing, damaged, or asks for anything but numpy arrays and numbers.
     """
-    path = _require(path)
-    try:
-        with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            dtype = read_header[version](file)[2]
-            if not dtype.hasobject:
-                return load_array(path)
-            return legacy.load(file)
-    except UserError:
-        raise
-    except Exception as error:  # a hostile pickle can raise anything at all
-        raise UserError(f"{path}: not a readable array of arrays ({_first_line(error)})") from None
+    with _reading(path, "readable array of arrays") as path, open(path, "rb") as file:
+        version = np.lib.format.read_magic(file)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        return legacy.load(file) if read_header[version](file)[2].hasobject else load_array(path)
 
 
-def load_torch(path, allow=()):
+def load_torch(path, allow=(), fix=""):
     """What `torch.save` put into a file, read with `weights_only=True` onto the CPU.
 
-    allow: further types that the file may name, as `torch.serialization.safe_globals` takes them.
+    allow: further types that the file may name, as `torch.serialization.safe_globals` takes them; fix: for the message.
     Raises UserError if the file is missing, damaged, or asks for anything that is not allowed.
     """
     import torch  # here, because not every stage needs it
 
-    path = _require(path)
-    try:
-        with torch.serialization.safe_globals(list(allow)):
+    with _reading(path, "whole, safe torch file", fix) as path, torch.serialization.safe_globals(list(allow)):
+        try:
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged archives raise many different types
-        if other := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise UserError(f"{path}: holds more than tensors ({other[1]}), which is not read: save the weights alone, where "
-                            "they were made, with torch.save(model.state_dict(), FILE)") from None
-        raise UserError(f"{path}: not a whole, safe torch file ({_first_line(error)})") from None
+        except Exception as error:
+            if other := re.search(r"GLOBAL ([\w.]+)", str(error)):
+                raise UserError(f"{path}: holds more than tensors ({other[1]}), which is not read: save the weights alone, "
+                                f"where they were made, with torch.save(model.state_dict(), FILE){fix}") from None
+            raise
 
 
 def load_checkpoint(path, keys):
@@ -121,23 +133,14 @@ def load_checkpoint(path, keys):
 
     Raises UserError if the file is missing, damaged, or has not all of these keys.
     """
-    mend = "remove it and run train.py again"
-    try:
-        with zipfile.ZipFile(_require(path)) as archive:
-            packed = (info.filename for info in archive.infolist() if info.compress_type)  # torch never does, a bomb does
-            damaged = next(packed, None) or archive.testzip()
-    except UserError:
-        raise
-    except Exception as error:  # damaged archives raise many different types
-        damaged = error
-    if damaged:
-        raise UserError(f"{path}: not a whole, safe torch file (a checksum differs, {_first_line(damaged)}): {mend}")
-    try:
-        content = load_torch(path)
-    except UserError as error:
-        raise UserError(f"{error}: {mend}") from None
+    fix = ": remove it and run train.py again"
+    with _reading(path, "whole, safe torch file", fix) as path, zipfile.ZipFile(path) as archive:
+        packed = (info.filename for info in archive.infolist() if info.compress_type)  # torch never does, a bomb does
+        if damaged := next(packed, None) or archive.testzip():
+            raise ValueError(f"the checksum of {damaged} differs")
+    content = load_torch(path, fix=fix)
     if not isinstance(content, dict) or not keys <= content.keys():
-        raise UserError(f"{path}: is no checkpoint of train.py: {mend}")
+        raise UserError(f"{path}: is no checkpoint of train.py{fix}")
     return content
 
 
@@ -152,11 +155,8 @@ def load_torch_arrays(path):
 
 def load_json(path):
     """The object in a JSON file. Raises UserError if the file is missing or damaged."""
-    path = _require(path)
-    try:
+    with _reading(path, "whole JSON file", ": remove it and run the stage again") as path:
         return json.loads(path.read_bytes())  # UTF-8, or UTF-16 by its byte order mark
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a whole JSON file ({_first_line(error)}): remove it and run the stage again") from None
 
 
 @contextlib.contextmanager
@@ -169,22 +169,18 @@ def whole(path, sync=False):
     path = Path(path)
     part = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)  # never written into: it may be a link
-        with open(part, "xb") as file:
-            yield file
-            file.flush()
-            size = file.seek(0, os.SEEK_END)
-        if part.stat().st_size != size:
-            raise OSError(errno.EIO, f"{part.stat().st_size:,} of {size:,} bytes are there")
-        rename(part, path, sync)
-    except BaseException as error:
+        with _writing(path):
+            part.unlink(missing_ok=True)  # never written into: it may be a link
+            with open(part, "xb") as file:
+                yield file
+                file.flush()
+                size = file.seek(0, os.SEEK_END)
+            if part.stat().st_size != size:
+                raise OSError(errno.EIO, f"{part.stat().st_size:,} of {size:,} bytes are there")
+            rename(part, path, sync)
+    except BaseException:
         with contextlib.suppress(OSError):  # the folder may have become read-only
             part.unlink(missing_ok=True)
-        if isinstance(error, RuntimeError):  # torch hides the disk's error behind one of its own
-            error = error.__context__ or error
-        if isinstance(error, OSError):
-            raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
         raise
 
 
@@ -203,37 +199,22 @@ def rename(part, path, sync=False):
     os.replace(part, path)
 
 
-def create_map(path, dtype, shape):
-    """A new `.npy` file of this type and shape, to be mapped for writing; all its room on the disk is taken at once.
-
-    Raises UserError if there is not enough, which a map would else find out by being killed half-way.
-    """
-    path, size = Path(path), np.dtype(dtype).itemsize * math.prod(shape)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
+def create_array(path, dtype, shape):
+    """A new `.npy` file of this type and shape, for `rows_from` to fill. Raises UserError where it cannot be written."""
+    with _writing(path):
+        Path(path).unlink(missing_ok=True)
         with open(path, "xb") as file:
             file.write(npy_header(dtype, shape))
-            file.flush()
-            _take_room(file, size)
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise UserError(f"{path}: no room for {size / 1e9:,.2f} GB ({error.strerror}): make room, "
-                        "then run the same command again") from None
+            file.truncate(file.tell() + np.dtype(dtype).itemsize * math.prod(shape))
 
 
-def _take_room(file, size):
-    """Takes room on the disk behind what a file holds: at once where the system can do so, else by writing zeros."""
-    try:
-        return os.posix_fallocate(file.fileno(), file.tell(), size)
-    except AttributeError:  # macOS, Windows
-        pass
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
-    zeros = memoryview(bytes(1 << 20))
-    for start in range(0, size, len(zeros)):
-        file.write(zeros[:size - start])
+@contextlib.contextmanager
+def rows_from(path, start):
+    """Gives the file of `create_array` to write to, from row `start` on. Raises UserError where the disk is full."""
+    array = np.load(path, mmap_mode="r")
+    with _writing(path), open(path, "r+b") as file:
+        file.seek(array.offset + start * array.strides[0])
+        yield file
 
 
 def save_array(path, array, sync=False):
@@ -281,7 +262,3 @@ def save_torch(path, content):
 
     with whole(path, sync=True) as file:
         torch.save(content, file)
-
-
-def _first_line(error):
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

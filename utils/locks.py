@@ -22,7 +22,15 @@ def locked(folder, shared=False):
     shared: only that nobody may write there meanwhile; where the folder can't be written it is not held at all. On Windows,
     which has no shared locks, it is held as for writing. Where a file system has no locks one line says so.
     """
-    handle = _lock_file(Path(folder), shared)
+    folder, handle = Path(folder), None
+    flags = os.O_CREAT | (os.O_RDONLY if shared else os.O_RDWR) | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        if not shared:
+            folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / ".lock", flags, 0o644)
+    except OSError as error:
+        if not shared:
+            raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
     try:
         if handle is not None and not _lock(handle, shared, folder):
             raise UserError(f"{folder}: another process is at work there: wait until it is done")
@@ -30,19 +38,6 @@ def locked(folder, shared=False):
     finally:
         if handle is not None:
             os.close(handle)
-
-
-def _lock_file(folder, shared):
-    """The open file that stands for a folder, or None where a shared lock needs none."""
-    flags = os.O_CREAT | (os.O_RDONLY if shared else os.O_RDWR) | getattr(os, "O_NOFOLLOW", 0)
-    try:
-        if not shared:
-            folder.mkdir(parents=True, exist_ok=True)
-        return os.open(folder / ".lock", flags, 0o644)
-    except OSError as error:
-        if shared:
-            return None
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
 
 
 def _lock(handle, shared, folder):

@@ -33,15 +33,14 @@ SAMPLES, SAMPLE = 64, 16384  # blocks of a large file that its fingerprint cover
 class Stage:
     """One stage's work in one folder.
 
-    The stage writes into `part`, a folder of its own. When all is done the outputs (`file`) move up and the record is written,
-    so the old output stays valid until then. A stopped run finds `part` again if its `resume_key` is the same, or always with
-    `keeps_part`, if each file there says for itself what it can resume.
+    It writes into `part`, a folder of its own. When all is done the outputs (`file`) move up and the record is written, so the
+    old output stays valid until then. Each file there that resumes a stopped run says what it belongs to (see `keep`).
     """
 
     def __init__(self, cfg, name, folder, reads=None, contents=None, takes=(), **inputs):
-        """reads: stage -> path of its record, or list of paths (flow: one per video); contents: path of a record -> what
-        --verify covers beside its outputs, name -> files; takes: outputs that a user may have made with another program, if
-        they lie there without a record; inputs: whatever else the output depends on, as JSON.
+        """reads: stage -> path of its record, or paths (flow: one per video); contents: path of a record -> what --verify
+        covers beside its outputs, name -> files; takes: outputs that a user may have made with another program, if they lie
+        there without a record; inputs: whatever else the output depends on, as JSON.
 
         Raises UserError if an input is missing, damaged, or made for another part of the data.
         """
@@ -49,30 +48,25 @@ class Stage:
         self.path, self.part = self.folder / f"{name}.json", self.folder / f"{name}.part"
         self.reads = {stage: paths if isinstance(paths, list) else [paths] for stage, paths in (reads or {}).items()}
         self.read = {path: require(path, stage) for stage, paths in self.reads.items() for path in paths}
-        for record in self.read.values():
-            if record["stage"] != "train":  # --model may have been trained on any part of any data
-                self._require_selection(record)
+        self._require_selection()
         self.wanted = wanted(name, stage_settings(cfg, name), {**self._ids(), **inputs})
-        self.resume_key, self.keeps_part = self.wanted["key"], False
         self.old = load(self.path, {"unfinished": True})
         self.outputs = []  # names
-        self.given = [] if self.old else [file for file in takes if (self.folder / file).is_file()]
+        self.given = [] if self.old else [file for file in takes if (self.folder / file).is_file()]  # by the user
 
     def _ids(self):
-        """What the records that were read say of themselves; of many one digest, with the settings they share."""
-        ids = {}
-        for stage, paths in self.reads.items():
-            records = [self.read[path] for path in paths]
-            many = {**records[0]["settings"], "id": digest([record["id"] for record in records])}
-            ids[stage] = many if stage == "flow" else records[0]["id"]
-        return ids
+        """What the records that were read say of themselves; of the flow of many videos one digest, with their settings."""
+        ids = {stage: [self.read[path]["id"] for path in paths] for stage, paths in self.reads.items()}
+        return {stage: {**self.read[self.reads[stage][0]]["settings"], "id": digest(found)} if stage == "flow" else found[0]
+                for stage, found in ids.items()}
 
-    def _require_selection(self, record):
-        for key in set(SELECTION) & record["settings"].keys():
-            made, now = record["settings"][key], getattr(self.cfg, key)
-            if made != now:
-                raise UserError(f"the {MADE[record['stage']]} were made with {key} {_text(made)}, now {_text(now)}: give the "
-                                f"same --{key} to every stage, or run {script_of(record['stage'])} again")
+    def _require_selection(self):
+        for record in self.read.values():
+            for key in set(SELECTION) & record["settings"].keys():
+                made, now = record["settings"][key], getattr(self.cfg, key)
+                if made != now and record["stage"] != "train":  # --model may have been trained on any part of any data
+                    raise UserError(f"the {MADE[record['stage']]} were made with {key} {_text(made)}, now {_text(now)}: give "
+                                    f"the same --{key} to every stage, or run {script_of(record['stage'])} again")
 
     @property
     def state(self):
@@ -81,22 +75,30 @@ class Stage:
             return "to do", "yours: made without this suite" if self.given else "not made yet"
         if self.old.get("unfinished"):
             return "to do", f"not finished, or {self.path.name} is damaged; making them again"
-        given = self.old.get("given")
+        given = ", ".join(self.old.get("given", ()))
         if given and any(self.old["input"].get(key) != self.wanted["input"].get(key) for key in ("frames", "boxes", "cubes")):
-            raise UserError(f"{self.folder}: {', '.join(given)} was made by you for other input than is there now: replace it, "
-                            f"and remove {self.path}")
-        if self.old["key"] != self.wanted["key"] and not given:
-            return "outdated", f"outdated: {difference(self.old, self.wanted)}; rebuilding"
-        damaged = damage(self.path, self.old)
-        if damaged:
-            return "outdated", f"outdated: {damaged}; rebuilding"
-        yours = f"yours: made without this suite; to make them with it, remove {self.path.name} and {', '.join(given or ())}"
-        return "done", yours if given else "done with the same settings and input"
+            raise UserError(f"{self.folder}: {given} was made by you for other input than is there now: replace it, and remove "
+                            f"{self.path}")
+        changed = damage(self.path, self.old) if given or self.old["key"] == self.wanted["key"] else (
+            difference(self.old, self.wanted))
+        if changed:
+            return "outdated", f"outdated: {changed}; rebuilding"
+        return "done", (f"yours: made without this suite; to make them with it, remove {self.path.name} and {given}" if given
+                        else "done with the same settings and input")
 
     def file(self, name):
         """Where to write an output."""
         self.outputs.append(name)
         return self.part / name
+
+    def keep(self, name, **content):
+        """Saves a finished piece of the work, as JSON, for a stopped run to resume with."""
+        write(self.part / name, {**self.wanted, **content})
+
+    def kept(self, name):
+        """That piece; None where there is none, it is damaged, or belongs to other settings or input."""
+        piece = load(self.part / name, {})
+        return piece if piece and piece["key"] == self.wanted["key"] else None
 
     def is_done(self):
         """Whether there is nothing to do; says so, and with --verify holds inputs and outputs to their contents."""
@@ -107,10 +109,6 @@ class Stage:
                 verify(path, self.contents.get(path, {}), own=False)
             if state == "done":
                 verify(self.path, self.contents.get(self.path, {}))
-        if state == "done" and self.part.is_dir() and ranks.RANK == 0:  # killed after the record was written
-            with contextlib.suppress(UserError, OSError), locked(self.folder):
-                if resume_key_of(self.part) == self.resume_key:
-                    shutil.rmtree(self.part)
         return state == "done"
 
     @contextlib.contextmanager
@@ -142,11 +140,9 @@ class Stage:
         for path, record in [*self.read.items(), (self.path, self.old)]:
             if load(path, {"unfinished": True}) != record:
                 raise UserError(f"{path}: another process has just replaced it: run the same command again")
-        if resume_key_of(self.part) != self.resume_key and not self.keeps_part:
-            shutil.rmtree(self.part, ignore_errors=True)
         if self.part.is_symlink():  # would lead what is written elsewhere
             self.part.unlink()
-        write(self.part / "record.json", {**self.wanted, "resume_key": self.resume_key})
+        self.keep("record.json")
 
     def _finish(self, facts):
         outputs = {name: describe(self.part / name) for name in self.outputs}
@@ -157,8 +153,8 @@ class Stage:
         for name in self.outputs:
             files.rename(self.part / name, self.folder / name, sync=True)
         given = {"given": self.given} if self.given else {}
-        save(self.path, {**self.wanted, **given}, outputs, facts)
         shutil.rmtree(self.part)
+        save(self.path, {**self.wanted, **given}, outputs, facts)
         if self.cfg.verify:
             verify(self.path, self.contents.get(self.path, {}))
 
@@ -166,18 +162,13 @@ class Stage:
 def wanted(stage, settings, inputs):
     """The part of a record that decides whether it is the one wanted: stage, settings, input, and their hash `key`."""
     content = {"stage": stage, "settings": settings, "input": inputs}
-    return {**content, "key": digest(content)}
+    return content | {"key": digest(content)}
 
 
 def is_given(path, name):
     """Whether an output was made by another program: it was or is there without the record in `path`."""
     made = load(path, {"unfinished": True})
     return bool(made.get("given")) if made else (Path(path).parent / name).is_file()
-
-
-def resume_key_of(part):
-    """What the stopped run in a stage's `part` folder can be resumed with, or None."""
-    return (load(part / "record.json", {}) or {}).get("resume_key")
 
 
 def script_of(stage):
@@ -192,8 +183,7 @@ def digest(content):
 
 def training_key(content):
     """What decides a training's weights after each epoch: all but how it ends and what is scored on the way."""
-    settings = {key: value for key, value in content["settings"].items() if key not in END}
-    return digest([settings, content["input"]])
+    return digest([{key: value for key, value in content["settings"].items() if key not in END}, content["input"]])
 
 
 def write(path, content):
@@ -243,12 +233,11 @@ def require(path, stage):
 
 
 def describe(path):
-    """What a record says of a file: bytes, of an array also dtype and shape, and a hash of all of a small file or of blocks
-    spread over a large one, which costs milliseconds at any size.
+    """What a record says of a file: bytes, of an array also dtype and shape, and a hash of blocks spread over it (of all of a
+    small file), which costs milliseconds at any size.
     """
-    size = os.stat(path).st_size
+    size, sampled = os.stat(path).st_size, hashlib.sha256()
     starts = range(0, size, SAMPLE) if size <= SAMPLES * SAMPLE else np.linspace(0, size - SAMPLE, SAMPLES).astype(int).tolist()
-    sampled = hashlib.sha256()
     with open(path, "rb") as file:
         for start in starts:
             file.seek(start)
@@ -259,9 +248,9 @@ def describe(path):
 
 
 def damage(path, record):
-    """Which output of a record is missing or not whole, in a few words, or "".
+    """Which output of a record is missing or damaged, in a few words, or "".
 
-    Raises UserError where a whole array is not the one that was made: somebody replaced it, and it is not overwritten unasked.
+    Raises UserError where an array can be read but is another one: somebody replaced it, and nobody asked to overwrite that.
     """
     for name, made in record.get("outputs", {}).items():
         file = Path(path).parent / name

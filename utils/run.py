@@ -29,9 +29,30 @@ TROUBLES = (  # a library's own words, what they mean, the way out
     (r"\bgloo\b|\bNCCL\b|^Dist\w*Error", "another process of this run failed or hung",
      "see its message, then run the same command to resume"),
     (r"\bMPS\b", "a Mac's GPU cannot do this", "add --device cpu to this stage"))
-WORLD = int(os.environ.get("WORLD_SIZE", 1))  # processes that torchrun started for one stage (utils/ranks.py)
-RANK = int(os.environ.get("RANK", 0)) if WORLD > 1 else 0
+LAUNCHER = {"RANK": r"\d{1,4}", "WORLD_SIZE": r"[1-9]\d{0,3}", "MASTER_ADDR": r".+", "MASTER_PORT": r"\d{1,5}",
+            "LOCAL_RANK": r"(\d{1,4})?", "LOCAL_WORLD_SIZE": r"([1-9]\d{0,3})?"}  # environment variables of torchrun
 
+
+def launched(given):
+    """(rank, number of processes) that torchrun started for one stage (utils/ranks.py), from environment variables.
+
+    Without WORLD_SIZE it is one process, whatever RANK another program left there. Raises UserError.
+    """
+    one = given.get("WORLD_SIZE", "1") == "1"
+    wrong = [name for name, pattern in LAUNCHER.items()
+             if not (one and not name.startswith("LOCAL")) and not re.fullmatch(pattern, given.get(name, ""))]
+    if not wrong and not one and int(given["RANK"]) >= int(given["WORLD_SIZE"]):
+        wrong = ["RANK"]
+    if wrong:
+        raise UserError(f"the environment variable {wrong[0]} is {given.get(wrong[0], 'missing')!a}: start several processes "
+                        "with torchrun; for one unset RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE")
+    return (0, 1) if one else (int(given["RANK"]), int(given["WORLD_SIZE"]))
+
+
+try:
+    RANK, WORLD = launched(os.environ)
+except UserError:  # said by `run`, in one line
+    RANK, WORLD = 0, 1
 _at_work = []  # what a signal has to wait for, innermost last
 _told = []  # the signals that this process has got
 
@@ -52,7 +73,7 @@ def run(main):
         traceback.print_exc()
         code = 1
     _flushed(sys.stdout), _flushed(sys.stderr)
-    if "WORLD_SIZE" in os.environ:  # no clean-up: torch's would wait for the other processes
+    if WORLD > 1:  # no clean-up: torch's would wait for the other processes
         os._exit(code)
     sys.exit(code)
 
@@ -60,6 +81,7 @@ def run(main):
 def _code_of(main):
     """Runs main; returns the exit code, after a line about what went wrong."""
     try:
+        launched(os.environ)
         return _all_printed(main)
     except UserError as error:
         return _failed(f"error: {error}" if not RANK else f"error (rank {RANK}): {error}")

@@ -34,11 +34,21 @@ def results_of(cfg):
 
 
 def boxes(cfg, dataset, source):
-    """source: gives what the boxes come from (fore_det.detector.source); not called where another program made them."""
+    """source: says what the boxes come from (fore_det.detector.source); not called where another program made them."""
     given = record.is_given(folder_of(cfg) / "boxes.json", "bboxes.npy")
     reads = flow_records(dataset) if reads_flow(cfg) and not given else {}
     return Stage(cfg, "boxes", folder_of(cfg), reads, contents(cfg, dataset), takes=["bboxes.npy"],
                  frames=frames_of(dataset), **({} if given else source()))
+
+
+def input_of(path):
+    """What the record in a file says that its output was made from, or {}."""
+    return (record.load(path, {}) or {}).get("input", {})
+
+
+def reads_flow(cfg):
+    """Whether the boxes depend on optical flow."""
+    return cfg.drop_still_boxes or not cfg.boxes_from
 
 
 def boxes_room(dataset):
@@ -78,16 +88,6 @@ def test_room(count):
     return 16 * count + 10 ** 7
 
 
-def input_of(path):
-    """What the record in a file says that its output was made from, or {}."""
-    return (record.load(path, {}) or {}).get("input", {})
-
-
-def reads_flow(cfg):
-    """Whether the boxes depend on optical flow."""
-    return cfg.drop_still_boxes or not cfg.boxes_from
-
-
 def cubes(cfg, dataset):
     """Raises UserError where the frames are not those that the boxes were made from."""
     folder = folder_of(cfg)
@@ -100,9 +100,7 @@ def cubes(cfg, dataset):
 def train(cfg):
     """Raises UserError where the cubes are of other boxes than those that are there."""
     folder = folder_of(cfg)
-    stage = Stage(cfg, "train", folder, {"cubes": require_cubes(folder)})
-    stage.resume_key, stage.keeps_part = record.training_key(stage.wanted), True
-    return stage
+    return Stage(cfg, "train", folder, {"cubes": require_cubes(folder)})
 
 
 def test(cfg, dataset, models, labels, source):
@@ -155,8 +153,8 @@ def require_cubes(folder):
 def require_frames(dataset, boxes_made, path):
     """Raises UserError if the frames are not those that the boxes were made from."""
     if boxes_made["input"]["frames"] != frames_of(dataset):
-        raise UserError(f"{path}: the frames of {dataset.name} are not those that the boxes were made from (a video or frame "
-                        "was added, removed or replaced): run extract_bbox.py again")
+        raise UserError(f"{path}: made from other frames of {dataset.name} than those there now (a video or frame was added, "
+                        "removed or replaced): run extract_bbox.py again")
 
 
 def frames_of(dataset):
@@ -166,10 +164,8 @@ def frames_of(dataset):
 
 def contents(cfg, dataset):
     """What --verify covers beside outputs: the frames, in the boxes' record, and frames and flow files in each flow's."""
-    if not cfg.verify:
-        return {}
-    return {folder_of(cfg) / "boxes.json": dataset.contents} | {video.flow_folder / "flow.json": flow_contents(video)
-                                                                for video in dataset.videos}
+    flows = {video.flow_folder / "flow.json": flow_contents(video) for video in dataset.videos if cfg.verify}
+    return flows | {folder_of(cfg) / "boxes.json": dataset.contents}
 
 
 def flow_contents(video):
@@ -207,14 +203,13 @@ class Flow(Stage):
         known = input_of(video.flow_folder / "flow.json")
         super().__init__(cfg, "flow", video.flow_folder, frames=record.digest(datasets.fingerprint(video)),
                          weights=weights() if self.todo or not known else known["weights"])
-        self.place = os.path.relpath(os.path.abspath(video.path), os.path.abspath(video.flow_folder))  # both can be moved
-        self.other_frames = bool(known) and known["frames"] != self.inputs["frames"]
+        self.place = os.path.relpath(os.path.realpath(video.path), os.path.realpath(video.flow_folder))  # both can be moved
         if not known and not given and any(video.flow_folder.glob("*.npy")):
             raise UserError(f"{self.folder}: has flow files without a record (flow.json) of how they were made: remove it, "
                             "or keep it and take another --flow_root_dir for this and the later stages")
-        if known and (self.old["settings"] != self.wanted["settings"] or known["weights"] != self.inputs["weights"]
-                      or self.other_frames and self.old["place"] != self.place):
-            differs = record.difference(self.old, self.wanted)
+        differs = record.difference(self.old, self.wanted) if known else ""
+        self.other_frames = differs == "other frames" and self.old["place"] == self.place
+        if differs and not self.other_frames:
             raise UserError(f"{self.folder}: other flow is there already ({differs}): remove it, or keep both with "
                             "--flow_root_dir OTHER_FOLDER for this and the later stages")
         self.todo = self.needed if self.other_frames else self.todo

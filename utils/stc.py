@@ -10,9 +10,8 @@ def corners(boxes, size):
     boxes: (n, 4) x1 y1 x2 y2; size: (H, W), or one row each (n, 2). Returns (n, 4) int64.
     """
     height, width = np.asarray(size).T
-    x1, y1, x2, y2 = np.ceil(np.asarray(boxes, np.float64)).T
-    return np.stack([np.clip(x1, 0, width), np.clip(y1, 0, height),
-                     np.clip(x2, 0, width), np.clip(y2, 0, height)], axis=1).astype(np.int64)
+    limits = np.stack([width, height] * 2, axis=-1)
+    return np.ceil(np.asarray(boxes, np.float64)).clip(0, limits).astype(np.int64)
 
 
 def not_empty(boxes, size):
@@ -26,11 +25,11 @@ def crop(frames, box, patch_size):
     return crops(frames, np.asarray(box)[None, :4], patch_size)[0]
 
 
-def crops(frames, boxes, patch_size, cubes=None):
+def crops(frames, boxes, patch_size):
     """A cube for each box: the box cut out of every frame, resized bilinearly.
 
-    frames: T arrays (H, W, C), uint8 or floats; boxes: (n, 4) x1 y1 x2 y2; cubes: (n, T * C, P, P) to be filled, or None.
-    Returns the cubes, in the frames' type, channels frame by frame (frame 0's B, G, R, frame 1's ...).
+    frames: T arrays (H, W, C), uint8 or floats; boxes: (n, 4) x1 y1 x2 y2.
+    Returns (n, T * C, P, P) in the frames' type, contiguous, channels frame by frame (frame 0's B, G, R, frame 1's ...).
     Raises ValueError if a crop is empty.
     """
     height, width, channels = frames[0].shape
@@ -41,10 +40,8 @@ def crops(frames, boxes, patch_size, cubes=None):
             raise ValueError(f"box {tuple(box)} has no pixel inside a {height}x{width} image")
         for patch, frame in zip(cube, frames):
             cv2.resize(frame[y1:y2, x1:x2].astype(exact, copy=False), (patch_size, patch_size), dst=patch)
-    if cubes is None:
-        cubes = np.empty((len(boxes), len(frames) * channels, patch_size, patch_size), frames[0].dtype)
-    cubes.reshape(len(boxes), len(frames), channels, patch_size, patch_size)[:] = patches.transpose(0, 1, 4, 2, 3)
-    return cubes
+    cubes = patches.transpose(0, 1, 4, 2, 3).astype(frames[0].dtype, "C")  # (n, T, C, P, P)
+    return cubes.reshape(len(boxes), -1, patch_size, patch_size)
 
 
 def block_of(boxes, size, h_block, w_block):

@@ -211,7 +211,7 @@ def tries(listed):
 def outputs(folder):
     """Every file that stages have written below a folder -> a hash of what must be the same after any number of kills.
 
-    That is all bytes, but for seconds: JSON without `seconds` (and what depends on it), CSV without that column, checkpoints
+    That is all bytes, but for seconds: JSON without `seconds`, `command` and `check`, CSV without that column, checkpoints
     without them and by the bits of their tensors. Locks are left out; everything else, strays too, is compared.
     """
     found = {}
@@ -227,7 +227,8 @@ def _essence(path):
         for name, made in content.get("outputs", {}).items() if isinstance(content, dict) else ():
             if name.endswith((".csv", ".pt")):  # they have seconds in them
                 made.clear()
-        return json.dumps({k: v for k, v in content.items() if k not in ("seconds", "check")}, sort_keys=True).encode()
+        kept = {key: value for key, value in content.items() if key not in ("seconds", "check", "command")}
+        return json.dumps(kept, sort_keys=True).encode()
     if path.suffix == ".csv":
         rows = [line.split(",") for line in path.read_text().splitlines()]
         kept = [i for i, column in enumerate(rows[0]) if column != "seconds"]

@@ -53,7 +53,7 @@ def test_the_first_signal_waits_for_the_item_at_work(made, name, number, tmp_pat
     assert done.text.count("stopping after") == 1 and done.text.count("stopped; the same command goes on") == 1, done.text
     assert "Traceback" not in done.text
     assert not [p for p in outputs(folder) if p.endswith(".part")]
-    saved = {"flow": "optical_flow/UCSDped2/Test/Test001/002.npy", "boxes": "data/UCSDped2/test/boxes.part/00000000.npy",
+    saved = {"flow": "optical_flow/UCSDped2/Test/Test001/002.npy", "boxes": "data/UCSDped2/test/boxes.part/00000000.json",
              "train": STARTED["train"]}[name]
     assert (folder / saved).exists()
     resumed(folder, made, name, name)

@@ -70,9 +70,11 @@ def vector(source, path, what="score"):
         except ValueError as error:
             raise UserError(f"{path}: holds no column of numbers: wanted is one {what} per line, without a header, of all "
                             f"frames in order ({error})") from None
-    if array.dtype.kind not in "buif" or max(array.shape, default=1) != array.size or not np.isfinite(array).all():
-        raise UserError(f"{path}: must hold one finite {what} per frame, is {array.shape} of {array.dtype}")
-    return array.ravel().astype(np.float64)
+    numbers = array.ravel().astype(np.float64) if array.dtype.kind in "buif" else np.array([np.nan])
+    if max(array.shape, default=1) != array.size or not (np.abs(numbers) < 1e30).all():  # beyond it sums overflow
+        raise UserError(f"{path}: must hold one finite {what} per frame, is {array.shape} of {array.dtype} (numbers "
+                        "must be below 1e30)")
+    return numbers
 
 
 def listed(path):

@@ -199,6 +199,8 @@ def test_equal_frames_keep_equal_scores():
         for count in (1, 4, 9, 10, 57):
             assert (metrics.average_within(np.full(count, value), 10) == value).all()
             assert (protocols.scaled(metrics.average_within(np.full(count, value), 10)) == 0).all()
+    wide = metrics.average_within(np.array([1e308, 1e308, 1e-308, -1e308]), 2)
+    assert wide.tolist() == [1e308, 1e308, 5e307, -5e307]  # each with the frame before it
     rng = np.random.default_rng(0)
     scores = np.where(rng.random(400) < 0.5, 0.3, 0.7)
     found = metrics.average_within(scores, 10)
@@ -366,11 +368,11 @@ def test_regions_and_tracks_from_masks():
     masks = np.zeros((4, 20, 20), np.uint8)
     masks[0, 2:5, 2:5] = masks[1, 3:6, 3:6] = masks[3, 3:6, 3:6] = 255  # gone in frame 2: another track afterwards
     masks[1, 15:18, 15:18] = 1
-    found = regions.from_masks(masks, first=100)
+    found = regions.joined([regions.from_masks(masks)], [100])
     assert found.boxes.tolist() == [[100, 2, 2, 4, 4], [101, 3, 3, 5, 5], [101, 15, 15, 17, 17], [103, 3, 3, 5, 5]]
     assert found.track.tolist() == [0, 0, 1, 2]
-    both = regions.joined([found, regions.from_masks(masks[:1], first=104)])
-    assert both.track.tolist() == [0, 0, 1, 2, 3]
+    both = regions.joined([regions.from_masks(masks), regions.from_masks(masks[:1])], [100, 104])
+    assert both.track.tolist() == [0, 0, 1, 2, 3] and both.boxes[-1].tolist() == [104, 2, 2, 4, 4]
 
 
 def test_the_interval_covers_the_truth():

@@ -3,7 +3,7 @@
 Street Scene: A New Dataset and Evaluation Protocol for Video Anomaly Detection, Ramachandra and Jones, WACV 2020.
 """
 
-from pathlib import Path
+from collections import Counter
 from typing import NamedTuple
 
 import cv2
@@ -24,73 +24,63 @@ class Regions(NamedTuple):
     track: np.ndarray  # (M,) int, from 0: the track of each region
 
 
-def read_tracks(folder, videos):
-    """Region and track files: NAME.txt per testing video, lines of track, frame (from 0), x1, y1, x2, y2.
-
-    videos: of datasets.Video. Numbers stand between commas or blanks; a video without anomalies has an empty file. Of lines
-    with the same track and frame the last one counts, as in the code of the ShanghaiTech annotations.
-    Raises UserError where a file is missing, or names the line that is no such region.
+def joined(parts, firsts):
+    """Regions of several videos. parts: of each video (n, 6) rows of track, frame from 0, x1, y1, x2, y2; firsts: number of
+    each video's first frame.
     """
-    boxes, tracks = [np.empty((0, 5))], [np.empty((0, 2), int)]
-    for number, video in enumerate(videos):
-        path, regions = Path(folder, f"{video.bare}.txt"), {}
-        if not path.is_file():
-            raise UserError(f"{path}: not there; every testing video needs its file of tracks (empty if it has none)")
-        lines = text.rows(path)
-        for line, cells in lines:
-            try:
-                track, frame, *box = map(float, cells)
-                x1, y1, x2, y2 = box
-                whole = track % 1 == frame % 1 == 0 and x1 <= x2 < np.inf and y1 <= y2 < np.inf
-            except ValueError:
-                whole = False
-            if not whole:
-                raise UserError(f"{path}: line {line} is {' '.join(cells)}: must be six numbers: track, frame (from 0), x1, "
-                                "y1, x2, y2, with x1 <= x2 and y1 <= y2")
-            if not 0 <= frame < len(video):
-                raise UserError(f"{path}: line {line} names frames outside 0 to {len(video) - 1} of video {video.name}")
-            regions[track, frame] = box
-        if len(regions) < len(lines):
-            print(f"note: {path}: a track twice in a frame: {len(lines) - len(regions)} times; the last line counts")
-        rows = np.array([[*key, *box] for key, box in regions.items()]).reshape(-1, 6)
-        boxes.append(np.column_stack([rows[:, 1] + video.first, rows[:, 2:]]))
-        tracks.append(np.column_stack([np.full(len(rows), number), rows[:, 0]]).astype(int))
-    return Regions(np.concatenate(boxes), np.unique(np.concatenate(tracks), axis=0, return_inverse=True)[1].ravel())
+    video, rows = np.repeat(np.arange(len(parts)), [len(part) for part in parts]), np.concatenate(parts)
+    track = np.unique(np.column_stack([video, rows[:, 0]]), axis=0, return_inverse=True)[1].ravel()
+    return Regions(np.column_stack([rows[:, 1] + np.take(firsts, video), rows[:, 2:]]), track)
 
 
-def from_masks(masks, first):
-    """Regions of one video from its pixel masks: connected parts; a part that overlaps one of the frame before, and that
-    most of all, goes on with its track. Not the published tracks: figures from these have a name of their own.
+def read_tracks(path, frames):
+    """(n, 6) regions of a video of so many frames from a file with lines of track, frame (from 0), x1, y1, x2, y2.
 
-    masks: of (H, W), nonzero where abnormal, frame by frame; first: number of the first frame.
+    Numbers stand between commas or blanks; a video without anomalies has an empty file. Of lines with the same track and
+    frame the last one counts, as in the code of the ShanghaiTech annotations.
+    Raises UserError where the file is missing, or names the line that is no such region.
     """
-    boxes, track, before, tracks = [], [], None, 0
-    for frame, mask in enumerate(masks, first):
+    if not path.is_file():
+        raise UserError(f"{path}: not there; every testing video needs its file of tracks (empty if it has none)")
+    lines, found = text.rows(path), {}
+    for line, cells in lines:
+        try:
+            track, frame, x1, y1, x2, y2 = map(float, cells)
+        except ValueError:
+            track = np.nan
+        if not (track % 1 == frame % 1 == 0 and x1 <= x2 < np.inf and y1 <= y2 < np.inf):
+            raise UserError(f"{path}: line {line} is {' '.join(cells)}: must be six numbers: track, frame (from 0), x1, y1, "
+                            "x2, y2, with x1 <= x2 and y1 <= y2")
+        if not 0 <= frame < frames:
+            raise UserError(f"{path}: line {line} names frames outside 0 to {frames - 1} of the video")
+        found[track, frame] = (track, frame, x1, y1, x2, y2)
+    if len(found) < len(lines):
+        print(f"note: {path}: a track twice in a frame: {len(lines) - len(found)} times; the last line counts")
+    return np.array(list(found.values())).reshape(-1, 6)
+
+
+def from_masks(masks):
+    """(n, 6) regions of a video as `read_tracks` gives them, from its pixel masks: connected parts. A part that overlaps one
+    of the frame before, and that most of all, goes on with its track. Not the published tracks.
+
+    masks: of (H, W), nonzero where abnormal, frame by frame.
+    """
+    found, before, tracks = [np.empty((0, 6))], 0, 0  # before: the track of each pixel one frame ago
+    for frame, mask in enumerate(masks):
         count, parts, stats, _ = cv2.connectedComponentsWithStats(np.uint8(np.asarray(mask) != 0))
         names = np.zeros(count, int)  # the track of each part, from 1; part 0 is the background
-        if before is not None:
-            shared = np.zeros((count, before[1].max() + 1), int)  # pixels in common with each track of the frame before
-            np.add.at(shared, (parts, before[1][before[0]]), 1)
-            shared[0] = shared[:, 0] = 0
-            while shared.any():
-                part, name = np.unravel_index(np.argmax(shared), shared.shape)
+        before = np.broadcast_to(before, parts.shape)
+        both = (parts > 0) & (before > 0)
+        for (part, name), _ in Counter(zip(parts[both].tolist(), before[both].tolist())).most_common():
+            if names[part] == 0 and name not in names:
                 names[part] = name
-                shared[part] = shared[:, name] = 0
         new = np.flatnonzero(names[1:] == 0) + 1
         names[new] = tracks + 1 + np.arange(len(new))
         tracks += len(new)
+        before = names[parts]
         left, top, width, height = stats[1:, :4].T
-        boxes.append(np.column_stack([np.full(count - 1, frame), left, top, left + width - 1, top + height - 1]))
-        track.append(names[1:] - 1)
-        before = parts, names
-    return Regions(np.concatenate(boxes), np.concatenate(track)) if boxes else Regions(np.empty((0, 5)), np.empty(0, int))
-
-
-def joined(parts):
-    """Regions of several videos as one; tracks stay apart."""
-    offsets = np.cumsum([0, *(part.track.max(initial=-1) + 1 for part in parts)])
-    return Regions(np.concatenate([part.boxes for part in parts]),
-                   np.concatenate([part.track + offset for part, offset in zip(parts, offsets)]))
+        found.append(np.column_stack([names[1:], np.full(count - 1, frame), left, top, left + width - 1, top + height - 1]))
+    return np.concatenate(found)
 
 
 def overlaps(detections, regions):

@@ -164,10 +164,10 @@ def of_regions(args, scored, dataset, boxes, scores):
         parts = [regions.read_tracks(args.tracks / f"{video.bare}.txt", len(video)) for video in videos]
     else:
         parts = map(regions.from_masks, read_masks(dataset, [frames.size_of(video) for video in dataset.videos]))
-    found = regions.joined(list(parts), [video.first for video in videos])
-    kept, from_start = boxes[:, 0] >= videos[0].first, np.array([videos[0].first, 0, 0, 0, 0])
-    figures = regions.evaluate(boxes[kept] - from_start, scores[kept], found._replace(boxes=found.boxes - from_start),
-                               [len(video) for video in videos])
+    start = videos[0].first  # where training videos come first, frames are counted from the first testing one
+    found = regions.joined(list(parts), [video.first - start for video in videos])
+    kept = boxes[:, 0] >= start
+    figures = regions.evaluate(boxes[kept] - [start, 0, 0, 0, 0], scores[kept], found, [len(video) for video in videos])
     source = f"files in {args.tracks}" if args.tracks else "made from the pixel masks, not the published ones"
     return {"regions": len(found.boxes), "tracks": len(set(found.track.tolist())), "source": source, **figures}
 

@@ -145,14 +145,9 @@ def areas(false_scores, hits, video_of_false, video_of_hits, counts, drawn):
     counts: (V,) frames per video; drawn: (R, V).
     """
     thresholds = np.unique(np.concatenate([false_scores, hits[np.isfinite(hits)]]))[::-1]
-    if len(thresholds) > bootstrap.POINTS and drawn.shape[1] > 1:
-        thresholds = thresholds[np.linspace(0, len(thresholds) - 1, bootstrap.POINTS).astype(int)]
-    curves = []
-    for values, video in ((false_scores, video_of_false), (hits, video_of_hits)):
-        step = np.searchsorted(-thresholds, -values)  # the first threshold that a score reaches
-        passed = np.zeros((len(thresholds) + 1, drawn.shape[1]))  # the last row: never
-        np.add.at(passed, (step, video), 1)
-        curves.append(np.hstack([np.zeros((len(drawn), 1)), drawn @ np.cumsum(passed[:-1], axis=0).T]))
+    thresholds = bootstrap.thinned(thresholds) if drawn.shape[1] > 1 else thresholds
+    curves = [bootstrap.passing(values, video, thresholds, drawn)
+              for values, video in ((false_scores, video_of_false), (hits, video_of_hits))]
     of_all = drawn @ np.bincount(video_of_hits, minlength=drawn.shape[1])
     with np.errstate(invalid="ignore", divide="ignore"):
         x, y = curves[0] / (drawn @ counts)[:, None], curves[1] / of_all[:, None]

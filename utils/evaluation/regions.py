@@ -117,15 +117,13 @@ def evaluate(detections, scores, regions, counts, times=bootstrap.TIMES):
     false = np.ones(len(detections), bool)
     false[detection[meets]] = False
     tracks_at, first_region = of_tracks(found_at, regions.track)
-    video_of = np.repeat(np.arange(len(counts)), counts)
-    videos = [video_of[frames.astype(np.int64)] for frames in (
-        detections[false, 0], regions.boxes[:, 0], regions.boxes[first_region, 0])]
-    drawn = bootstrap.resamples(len(counts), times)
-    result = {}
-    for name, hits, of_hits in (("rbdc", found_at, videos[1]), ("tbdc", tracks_at, videos[2])):
-        together = [np.zeros_like(array) for array in (videos[0], of_hits)]
-        result[name] = float(areas(scores[false], hits, *together, np.array([sum(counts)]), np.ones((1, 1)))[0])
-        resampled = areas(scores[false], hits, videos[0], of_hits, np.asarray(counts), drawn)
+    def video_of(rows):
+        return np.searchsorted(np.cumsum(counts), rows[:, 0], "right")
+    drawn, of_false, result = bootstrap.resamples(len(counts), times), video_of(detections[false]), {}
+    for name, hits, of_hits in (("rbdc", found_at, video_of(regions.boxes)),
+                                ("tbdc", tracks_at, video_of(regions.boxes[first_region]))):
+        result[name] = float(areas(scores[false], hits, 0, 0, np.array([sum(counts)]), np.ones((1, 1)))[0])
+        resampled = areas(scores[false], hits, of_false, of_hits, np.asarray(counts), drawn)
         result[f"{name}_low"], result[f"{name}_high"] = bootstrap.interval(result[name], resampled, len(counts))
     return result
 
@@ -141,17 +139,16 @@ def of_tracks(found_at, track):
 def areas(false_scores, hits, video_of_false, video_of_hits, counts, drawn):
     """Areas under the curves of resampled videos: (R,), NaN where a resample has nothing to detect.
 
-    false_scores: of the false positives; hits: threshold at which each region or track is detected; then the video of each;
-    counts: (V,) frames per video; drawn: (R, V).
+    false_scores: of the false positives; hits: threshold at which each region or track is detected; then the video of each,
+    or 0 for all together; counts: (V,) frames per video; drawn: (R, V).
     """
     thresholds = np.unique(np.concatenate([false_scores, hits[np.isfinite(hits)]]))[::-1]
     thresholds = bootstrap.thinned(thresholds) if drawn.shape[1] > 1 else thresholds
     curves = [bootstrap.passing(values, video, thresholds, drawn)
               for values, video in ((false_scores, video_of_false), (hits, video_of_hits))]
-    of_all = drawn @ np.bincount(video_of_hits, minlength=drawn.shape[1])
+    of_all = drawn @ np.bincount(np.broadcast_to(video_of_hits, len(hits)), minlength=drawn.shape[1])
     with np.errstate(invalid="ignore", divide="ignore"):
         x, y = curves[0] / (drawn @ counts)[:, None], curves[1] / of_all[:, None]
-        inside = np.clip((1 - x[:, :-1]) / np.diff(x, axis=1), 0, 1)  # the part of each step that lies left of 1
-    inside[np.diff(x, axis=1) == 0] = 0
-    left, rise = y[:, :-1], np.diff(y, axis=1)
-    return np.sum(inside * np.diff(x, axis=1) * (left + inside * rise / 2), axis=1) + np.clip(1 - x[:, -1], 0, None) * y[:, -1]
+        inside = np.nan_to_num(np.diff(np.minimum(x, 1)) / np.diff(x))  # the part of each step that lies left of 1
+    x = np.minimum(x, 1)
+    return np.sum(np.diff(x) * (y[:, :-1] + inside * np.diff(y) / 2), axis=1) + (1 - x[:, -1]) * y[:, -1]

@@ -47,7 +47,7 @@ def read_tracks(path, frames):
         try:
             track, frame, x1, y1, x2, y2 = map(float, cells)
         except ValueError:
-            track = np.nan
+            track = frame = np.nan  # no region
         if not (track % 1 == frame % 1 == 0 and x1 <= x2 < np.inf and y1 <= y2 < np.inf):
             raise UserError(f"{path}: line {line} is {' '.join(cells)}: must be six numbers: track, frame (from 0), x1, y1, "
                             "x2, y2, with x1 <= x2 and y1 <= y2")

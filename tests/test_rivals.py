@@ -150,6 +150,8 @@ def test_two_methods_without_a_dataset(theirs):
     assert auroc["difference"] == auroc["first"] - auroc["second"] and "first better in" in found.stdout
     array = figures("--scores", "better.npy", "--labels", "labels.npy", "--lengths", "40,33,52", "--against", "scores")
     assert array.differences == found.differences and [row["video"] for row in array.videos] == theirs.names
+    both = figures("--scores", "scores", "--labels", "labels.npy", "--lengths", "40,33,52", "--against", "scores.npz")
+    assert both.differences[0]["difference"] == 0 and [row["video"] for row in both.videos] == theirs.names
 
 
 def test_part_of_the_videos_and_frames(theirs):

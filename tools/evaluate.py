@@ -101,7 +101,8 @@ def truth_of(args):
     Raises UserError if they have no labels of both classes.
     """
     if args.labels:
-        names = [name for path in (args.scores, args.against) if path for name in inputs.listed(path) if name]
+        listed = (list(inputs.listed(path)) for path in (args.scores, args.against) if path)
+        names = next((names for names in listed if None not in names), [])
         return inputs.labelled(args.labels, args.lengths, names), SETTINGS["window_size"].default, None
     cfg = parse_config("", ["--dataset_name", args.dataset_name, "--mode", args.mode])
     dataset = dataset_of(cfg)

@@ -174,8 +174,8 @@ def report(content, results):
               f"average precision {content['average_precision']:.2%}   "
               f"(AUROC without smoothing {content['auroc_unsmoothed']:.2%})")
         print("\n".join(protocols.lines(content["protocols"], brief=True)))
-        scores, labels = (files.load_array(results / name) for name in ("frame_scores.npy", "labels.npy"))
-        print("".join(f"{line}\n" for line in alignment.hints(inputs.of_results(content, scores, labels))), end="")
+        for line in alignment.hints(inputs.of_results(results)[0]):
+            print(line)
     found = files.load_json(results / "events.json")
     print(f"{found['count']:,} event{'' if found['count'] == 1 else 's'} above {found['threshold']:.2f} ({found['rule']}): "
           f"{results}/events.csv"

@@ -95,8 +95,11 @@ def curve_figures(scores, labels):
             sum(d * (p + q) / 2 for d, p, q in zip(steps, precision, precision[1:])))
 
 
-def by_formula(protocol, videos, window, zero):
-    """{"micro": (AUROC, EER, AP, PR-AUC), "macro": AUROC} of videos, a list of (scores, labels), without library functions."""
+def by_formula(protocol, videos, testing, window, zero):
+    """{"micro": (AUROC, EER, AP, PR-AUC), "macro": AUROC} of videos, a list of (scores, labels), without library functions.
+
+    testing: of each video, whether it belongs to the testing set.
+    """
     every = [s for scores, _ in videos for s in scores]
     others = [s for s in every if s != -20]
     if others and protocol.empty != "kept":
@@ -104,6 +107,7 @@ def by_formula(protocol, videos, window, zero):
         videos = [([s if s != -20 else min([t for t in scores if t != -20], default=-20) if lowest is None else lowest
                     for s in scores], labels) for scores, labels in videos]
     videos = [(scores[protocol.left_out:], labels[protocol.left_out:]) for scores, labels in videos]
+    testing = [test for test, video in zip(testing, videos) if video[0]]
     videos = [video for video in videos if video[0]]
 
     def rescaled(way):
@@ -129,7 +133,8 @@ def by_formula(protocol, videos, window, zero):
         videos = [(smooth(kind, scores, *numbers), labels) for scores, labels in videos]
     videos = rescaled(protocol.rescale)
     videos = [([s for s, label in zip(*video) if label >= 0], [label for label in video[1] if label >= 0]) for video in videos]
-    together = [[x for video in videos for x in video[part]] for part in (0, 1)]
+    alone = [video for video, test in zip(videos, testing) if test and video[0]] or videos
+    together = [[x for video in (alone if protocol.testing else videos) for x in video[part]] for part in (0, 1)]
     found = {}
     if kind in ("gaussian", "off centre"):  # frames that only the last bit of a sum tells apart have no order
         ordered = sorted((s, str(v) if v in constant else f"{v} {i}" if 0 < s < 1 or not protocol.rescale else f"{s}")
@@ -139,9 +144,9 @@ def by_formula(protocol, videos, window, zero):
     if protocol.micro and 0 < sum(together[1]) < len(together[1]):
         found["micro"] = (rank(*together), *curve_figures(*together))
     if protocol.pads is not None:
-        front = [len(protocol.pads) == 2 or len(protocol.pads) == 1 and all(labels) for _, labels in videos]
+        front = [len(protocol.pads) == 2 or len(protocol.pads) == 1 and all(labels) for _, labels in alone]
         aurocs = [rank([protocol.pads[0], *scores, *protocol.pads[1:]], [0, *labels, *[1 for _ in protocol.pads[1:]]])
-                  if padded and labels else rank(scores, labels) for padded, (scores, labels) in zip(front, videos)]
+                  if padded and labels else rank(scores, labels) for padded, (scores, labels) in zip(front, alone)]
         aurocs = [auroc for auroc in aurocs if auroc is not None]
         found |= {"macro": sum(aurocs) / len(aurocs)} if aurocs else {}
     return found
@@ -160,7 +165,7 @@ def scored_videos(draw):
     for _ in range(draw(st.integers(1, 3))):
         count = draw(st.integers(1, 24))
         scores = draw(st.lists(values, min_size=count, max_size=count))
-        for _ in range(draw(st.integers(0, 2)) if draw(st.booleans()) else 0):
+        for _ in range(draw(st.integers(0, 2))):
             scores[draw(st.integers(0, count - 1))] = -20.0
         some = draw(st.sampled_from([[0, 1], [0, 1], [0], [1], [0, 1, -1]]))
         start, stop = sorted(draw(st.lists(st.integers(0, count), min_size=2, max_size=2)))
@@ -169,17 +174,19 @@ def scored_videos(draw):
     return videos
 
 
-@settings(max_examples=160, suppress_health_check=list(HealthCheck))
-@given(scored_videos(), st.sampled_from([1, 10, 3]), st.sampled_from([None, -6.5]))
-def test_every_protocol_is_its_formula(videos, window, zero):
+@settings(max_examples=260, suppress_health_check=list(HealthCheck))
+@given(scored_videos(), st.sampled_from([(False, True, True), (False, True, False), (True, False, True), (True, True, True)]),
+       st.sampled_from([1, 10, 3]), st.sampled_from([None, -6.5]))
+def test_every_protocol_is_its_formula(videos, testing, window, zero):
+    testing = testing[:len(videos)]
     labels = np.array([label for _, video in videos for label in video])
     assume({0, 1} <= set(labels))
     frames = Frames(np.array([s for scores, _ in videos for s in scores]), labels, [str(v) for v in range(len(videos))],
-                    np.array([len(scores) for scores, _ in videos]), np.ones(len(videos), bool), zero)
+                    np.array([len(scores) for scores, _ in videos]), np.array(testing), zero)
     rows = {row["name"]: row for row in protocols.table(frames, window, times=2)}
     seen = set()
     for protocol in protocols.of_run(frames, window):
-        for kind, wanted in by_formula(protocol, videos, window, zero).items():
+        for kind, wanted in by_formula(protocol, videos, testing, window, zero).items():
             name = f"{kind}, {protocol.name}"
             row = rows[name]
             seen.add(name)
@@ -199,6 +206,8 @@ def test_equal_frames_keep_equal_scores():
         for count in (1, 4, 9, 10, 57):
             assert (metrics.average_within(np.full(count, value), 10) == value).all()
             assert (protocols.scaled(metrics.average_within(np.full(count, value), 10)) == 0).all()
+    wide = metrics.average_within(np.array([1e308, 1e308, 1e-308, -1e308]), 2)
+    assert wide.tolist() == [1e308, 1e308, 5e307, -5e307]  # each with the frame before it
     rng = np.random.default_rng(0)
     scores = np.where(rng.random(400) < 0.5, 0.3, 0.7)
     found = metrics.average_within(scores, 10)
@@ -366,11 +375,11 @@ def test_regions_and_tracks_from_masks():
     masks = np.zeros((4, 20, 20), np.uint8)
     masks[0, 2:5, 2:5] = masks[1, 3:6, 3:6] = masks[3, 3:6, 3:6] = 255  # gone in frame 2: another track afterwards
     masks[1, 15:18, 15:18] = 1
-    found = regions.from_masks(masks, first=100)
+    found = regions.joined([regions.from_masks(masks)], [100])
     assert found.boxes.tolist() == [[100, 2, 2, 4, 4], [101, 3, 3, 5, 5], [101, 15, 15, 17, 17], [103, 3, 3, 5, 5]]
     assert found.track.tolist() == [0, 0, 1, 2]
-    both = regions.joined([found, regions.from_masks(masks[:1], first=104)])
-    assert both.track.tolist() == [0, 0, 1, 2, 3]
+    both = regions.joined([regions.from_masks(masks), regions.from_masks(masks[:1])], [100, 104])
+    assert both.track.tolist() == [0, 0, 1, 2, 3] and both.boxes[-1].tolist() == [104, 2, 2, 4, 4]
 
 
 def test_the_interval_covers_the_truth():

@@ -96,6 +96,15 @@ def test_two_methods_on_the_same_videos(copy):
     np.save("best.npy", labels + np.linspace(0, 0.1, len(labels)))
     done = run_script("tools.evaluate", "UCSDped2", "--scores", "best.npy", "--against", RESULTS).stdout
     assert re.search(r"no smoothing, AUROC +: +100.00% and .* difference \+", done)
+    before = (RESULTS / "protocols.csv").read_bytes()
+    some = run_script("tools.evaluate", "UCSDped2", "--videos", "Test002", "--against", RESULTS).stdout  # of this run alone
+    assert "Test001" not in some and "resamples of the 1 videos" in some and "wrote" not in some
+    assert "* micro, average of 10 across videos" in some and before == (RESULTS / "protocols.csv").read_bytes()
+    np.save("second.npy", scores[14:])
+    np.save("second_labels.npy", labels[14:].astype(int))
+    alone = run_script("tools.evaluate", "--scores", "second.npy", "--labels", "second_labels.npy", "--lengths", "14").stdout
+    figure = re.compile(r"micro, no smoothing +([\d.]+%)")
+    assert figure.search(some).group(1) == figure.search(alone).group(1)
 
 
 @pytest.mark.parametrize("words, message", [
@@ -105,7 +114,9 @@ def test_two_methods_on_the_same_videos(copy):
     (["--scores", "none.npy"], "no such file"),
     (["--scores", "folder"], "no scores of video Test001"),
     (["--scores", "good.npy", "--masks"], "give them with --boxes"),
-    (["--scores", "good.npy", "--boxes", "good.npy"], "must be (N, 6)"),
+    (["--scores", "good.npy", "--masks", "--boxes", "good.npy"], "must be (N, 6)"),
+    (["--videos", "Test003"], "has no video Test003; it has Test001, Test002"),
+    (["--videos", "Test001", "--masks"], "need the scores of all 28 frames"),
     (["--tracks", "folder"], "every testing video needs its file"),
     (["--tracks", "beyond"], "frames outside 0 to 13"),
     (["--against", "short.npy"], "has 27 scores"),

@@ -3,7 +3,6 @@ anybody's frame scores through the evaluation.
 """
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -14,7 +13,6 @@ from conftest import run_script
 from trees import ucsd_tree
 
 from FlowNet2_src.methods import METHODS
-from utils.datasets import Video
 from utils.errors import UserError
 from utils.evaluation import protocols, regions
 from utils.evaluation.inputs import Frames
@@ -150,6 +148,10 @@ def test_two_methods_without_a_dataset(theirs):
     auroc = found.differences[0]
     assert auroc["figure"] == "average of 10, AUROC" and auroc["first"] > auroc["second"]
     assert auroc["difference"] == auroc["first"] - auroc["second"] and "first better in" in found.stdout
+    array = figures("--scores", "better.npy", "--labels", "labels.npy", "--lengths", "40,33,52", "--against", "scores")
+    assert array.differences == found.differences and [row["video"] for row in array.videos] == theirs.names
+    both = figures("--scores", "scores", "--labels", "labels.npy", "--lengths", "40,33,52", "--against", "scores.npz")
+    assert both.differences[0]["difference"] == 0 and [row["video"] for row in both.videos] == theirs.names
 
 
 def test_part_of_the_videos_and_frames(theirs):
@@ -222,7 +224,8 @@ def test_reversed_and_misaligned_scores_are_told(theirs):
     (["UCSDped2", "--scores", "scores", "--labels", "labels"], "give a dataset D, or --scores and --labels without one"),
     (["--scores", "scores"], "give a dataset D, or --scores and --labels without one"),
     (["--scores", "scores", "--labels", "labels", "--masks"], "need a dataset D"),
-    (["UCSDped2", "--videos", "Test001"], "go with --scores"),
+    (["UCSDped2", "--repeat", "16"], "--repeat is 1 or more, with --scores"),
+    (["UCSDped2", "--scores", "scores", "--boxes", "boxes.npy"], "--boxes goes with --scores and --tracks or --masks"),
 ])
 def test_scores_and_labels_that_do_not_fit(theirs, tmp_path, words, message):
     np.save("complex.npy", theirs.scores + 1j)
@@ -252,18 +255,14 @@ def test_scores_and_labels_that_do_not_fit(theirs, tmp_path, words, message):
 def test_track_files_are_read_line_by_line(tmp_path, text, message):
     (tmp_path / "a.txt").write_text(text)
     with pytest.raises(UserError) as error:
-        regions.read_tracks(tmp_path, [video("a", 30)])
+        regions.read_tracks(tmp_path / "a.txt", 30)
     assert message in str(error.value)
-
-
-def video(name, frames):
-    return Video(name, Path(name), tuple(map(str, range(frames))), True)
 
 
 def test_track_files_with_a_byte_order_mark_and_a_track_twice(tmp_path, capsys):
     for apart in (",", ", ", ";", "\t", " "):
         text = "\ufeff0,5,1,1,40,40\n\n0,6,1,1,40,40\n0,5,2,2,30,30\n1,5,0,0,9,9\n".replace(",", apart)
         (tmp_path / "a.txt").write_text(text, encoding="utf-8")
-        found = regions.read_tracks(tmp_path, [video("a", 30)])
+        found = regions.joined([regions.read_tracks(tmp_path / "a.txt", 30)], [0])
         assert found.boxes.tolist() == [[5, 2, 2, 30, 30], [6, 1, 1, 40, 40], [5, 0, 0, 9, 9]]  # the last line counts
         assert found.track.tolist() == [0, 0, 1] and "a track twice in a frame: 1 times" in capsys.readouterr().out

@@ -127,7 +127,7 @@ def test_curve_and_events_stay_inside_their_videos():
     np.testing.assert_allclose(smooth, [0, 4.5, 4.5, 0, 0, 0, 3, 6])  # one frame before and the frame itself
     assert events.runs(smooth > 4, spans) == [(1, 3), (7, 8)]
     assert events.runs(np.ones(8, bool), spans) == spans
-    assert events.joined([(0, 1), (2, 3), (4, 5), (7, 8)], 2, spans) == [(0, 3), (4, 5), (7, 8)]
+    assert events.runs(events.closed(np.bool_([1, 0, 1, 0, 1, 0, 0, 1]), 2, spans), spans) == [(0, 3), (4, 5), (7, 8)]
     boxes = np.array([[1, 0, 0, 9, 9], [1, 1, 1, 8, 8], [6, 2, 2, 7, 7]], np.float32)
     rows = events.highest_rows(np.array([3, 9, 6.0]), boxes, np.arange(8))
     assert rows.tolist() == [-1, 1, -1, -1, -1, -1, 2, -1]

@@ -217,10 +217,8 @@ def over_videos(done, auroc):
     videos = len(done[0]["metrics"]["videos"])
     drawn, aurocs = bootstrap.resamples(videos), []
     for found in done:
-        scores, labels = (files.load_array(found["results"] / name) for name in ("frame_scores.npy", "labels.npy"))
-        frames = inputs.of_results(found["metrics"], scores, labels)
-        smooth = protocols.official(frames, found["metrics"]["settings"]["window_size"])
-        aurocs.append(bootstrap.resampled_figures(smooth.scores, labels, smooth.video, drawn)[:, 0])
+        smooth = protocols.official(*inputs.of_results(found["results"]))
+        aurocs.append(bootstrap.resampled_figures(smooth.scores, smooth.labels, smooth.video, drawn)[:, 0])
     return bootstrap.interval(auroc, np.mean(aurocs, axis=0), videos)
 
 

@@ -1,6 +1,7 @@
 """From box scores to frame scores, and from frame scores to figures (paper, section 4)."""
 
 import itertools
+from fractions import Fraction
 
 import numpy as np
 from scipy.stats import rankdata
@@ -45,14 +46,11 @@ def moving_average(scores, window_size):
 def average_within(scores, window_size):
     """The same box filter for one video by itself, each mean over the frames that are there. (F,) -> (F,).
 
-    The means of exact sums, in whole numbers of a power of 2: equal frames keep equal means, in whatever order they come.
+    The sums are exact, so that equal frames keep equal means, in whatever order they come.
     """
-    scores = np.where(np.abs(scores) < np.max(np.abs(scores)) * 2.0**-500, 0, scores)  # no number grows beyond all bounds
-    part, power = np.frexp(scores)
-    lowest = int(power.min())
-    sums = [0, *itertools.accumulate(int(p) << e for p, e in zip(np.ldexp(part, 53), (power - lowest).tolist()))]
-    spans = [(max(i - window_size // 2, 0), min(i + (window_size + 1) // 2, len(scores))) for i in range(len(scores))]
-    return np.ldexp([(sums[stop] - sums[start]) / (stop - start) for start, stop in spans], lowest - 53)
+    sums = [0, *itertools.accumulate(map(Fraction, np.asarray(scores).tolist()))]
+    spans = ((max(i - window_size // 2, 0), min(i + (window_size + 1) // 2, len(scores))) for i in range(len(scores)))
+    return np.array([float((sums[stop] - sums[start]) / (stop - start)) for start, stop in spans])
 
 
 def rank_auroc(scores, labels):

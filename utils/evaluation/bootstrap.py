@@ -16,6 +16,21 @@ def resamples(videos, times=TIMES, seed=0):
     return np.random.default_rng(seed).multinomial(videos, np.full(videos, 1 / videos), times)
 
 
+def thinned(values, count=POINTS):
+    """The values (n,), or `count` of them at even distances, the first and the last among them."""
+    return values if len(values) <= count else values[np.linspace(0, len(values) - 1, count).astype(int)]
+
+
+def passing(scores, video, thresholds, drawn):
+    """How many scores pass no threshold, and each of them, in each resample: (R, 1 + T).
+
+    scores, video: (n,) and the video of each, from 0; thresholds: (T,) descending; drawn: (R, videos) from `resamples`.
+    """
+    counts = np.zeros((len(thresholds) + 1, drawn.shape[1]))  # the last row: below all thresholds
+    np.add.at(counts, (np.searchsorted(-thresholds, -scores), video), 1)
+    return np.hstack([np.zeros((len(drawn), 1)), drawn @ np.cumsum(counts[:-1], axis=0).T])
+
+
 def resampled_figures(scores, labels, video, drawn):
     """AUROC, EER and average precision of each resample, as `metrics.evaluate` defines them with official=False.
 
@@ -24,29 +39,19 @@ def resampled_figures(scores, labels, video, drawn):
     different scores, and for average precision where no more than half of POINTS frames are abnormal.
     Returns (R, 3), NaN where a resample has one class alone.
     """
-    if np.all(labels) or not np.any(labels):
-        return np.full((len(drawn), 3), np.nan)
-    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(np.asarray(scores)[order]) != 0, True))  # equal scores pass a threshold together
-    if len(ends) > POINTS:
-        hits = ends[np.diff(np.cumsum(np.asarray(labels, int)[order])[ends], prepend=0) > 0]
-        ends = np.union1d(*(part[np.linspace(0, len(part) - 1, POINTS // 2).astype(int)] for part in (ends, hits)))
-    step = np.searchsorted(ends, np.arange(len(order)))  # the first threshold that a frame passes
-    counts = np.zeros((2, len(ends), drawn.shape[1]))  # normal and abnormal frames of each video that pass
-    np.add.at(counts, (np.asarray(labels, int)[order], step, np.asarray(video)[order]), 1)
-    alarms, hits = (drawn @ of_class.T for of_class in np.cumsum(counts, axis=1))  # (R, thresholds)
-    start = np.zeros((len(drawn), 1))
+    scores, labels, video = np.asarray(scores, np.float64), np.asarray(labels, bool), np.asarray(video)
+    thresholds = np.unique(scores)[::-1]
+    if len(thresholds) > POINTS:
+        thresholds = np.union1d(*(thinned(np.unique(some)[::-1], POINTS // 2) for some in (scores, scores[labels])))[::-1]
+    alarms, hits = (passing(scores[kind], video[kind], thresholds, drawn) for kind in (~labels, labels))
     with np.errstate(invalid="ignore", divide="ignore"):
-        tpr = np.hstack([start, hits / hits[:, -1:]])
-        fpr = np.hstack([start, alarms / alarms[:, -1:]])
-        precision = hits / (hits + alarms)
-        auroc = np.trapezoid(tpr, fpr, axis=1)
+        tpr, fpr = hits / hits[:, -1:], alarms / alarms[:, -1:]
+        precision = np.nan_to_num((hits / (hits + alarms))[:, 1:])
         gap = np.abs(1 - tpr - fpr)
         nearest = gap <= gap.min(axis=1, keepdims=True) + metrics.SAME
-        eer = np.sum(fpr, axis=1, where=nearest) / np.sum(nearest, axis=1)
-    average_precision = np.sum(np.diff(tpr, axis=1) * np.nan_to_num(precision), axis=1)
-    figures = np.stack([auroc, eer, average_precision], axis=1)
-    figures[~np.isfinite(auroc)] = np.nan
+        figures = np.stack([np.trapezoid(tpr, fpr, axis=1), np.sum(fpr, axis=1, where=nearest) / np.sum(nearest, axis=1),
+                            np.sum(np.diff(tpr, axis=1) * precision, axis=1)], axis=1)
+    figures[~np.isfinite(figures[:, 0])] = np.nan
     return figures
 
 

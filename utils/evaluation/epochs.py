@@ -9,6 +9,9 @@ from utils import files, metrics, record
 from utils.boxes import Boxes
 from utils.errors import UserError
 
+FIGURES = ("auroc", "auroc_unsmoothed", "score_mean", "score_std", "score_max", "normal_loss", "abnormal_loss",
+           "normality_advantage")  # of an epoch whose scores were kept
+
 
 class Training(NamedTuple):
     """The kept epochs of a training whose frames have labels."""
@@ -49,8 +52,7 @@ def load(folder, results):
         return metrics.frame_scores(box_scores, boxes.rows, boxes.num_frames, boxes.size)[chosen]
 
     return Training(scored, scores, files.load_array(folder / "epoch_weights.npy", mmap=True),
-                    on_abnormal(boxes, chosen, labels), frame_scores, labels,
-                    made["settings"]["window_size"])
+                    on_abnormal(boxes, chosen, labels), frame_scores, labels, made["settings"]["window_size"])
 
 
 def on_abnormal(boxes, chosen, labels):
@@ -73,10 +75,12 @@ def spread(training, last=6):
     return np.ptp(found, axis=0) if len(found) == last else None
 
 
-def normality_advantage(losses, abnormal):
-    """Mean raw loss of cubes on normal and on abnormal frames, and their ratio (paper, section 3.2). losses: (N,)."""
-    normal, other = (float(losses[rows].mean(dtype=np.float64)) for rows in (~abnormal, abnormal))
-    return normal, other, other / normal
+def of_losses(losses, abnormal):
+    """Mean, deviation and maximum of raw losses (N,); their means on normal and on abnormal frames, and the ratio of these,
+    the normality advantage (paper, section 3.2).
+    """
+    normal, other = losses[~abnormal].mean(), losses[abnormal].mean()
+    return [float(value) for value in (losses.mean(), losses.std(), losses.max(), normal, other, other / normal)]
 
 
 def dropped(weights, abnormal):
@@ -91,22 +95,14 @@ def dropped(weights, abnormal):
 
 def table(training):
     """A row per epoch; what was not kept for an epoch is ""."""
-    base = float(training.abnormal.mean())
-    of_epoch = dict(zip(training.epochs, zip(training.scores, aurocs(training))))
+    found = {epoch: [*auroc, *of_losses(scores[:, 0].astype(np.float64), training.abnormal)]
+             for epoch, scores, auroc in zip(training.epochs, training.scores, aurocs(training).tolist())}
     rows = []
     for epoch, weights in enumerate(training.weights, 1):
         share, on_abnormal = dropped(weights, training.abnormal)
-        row = dict.fromkeys(("auroc", "auroc_unsmoothed", "score_mean", "score_std", "score_max", "normal_loss",
-                             "abnormal_loss", "normality_advantage"), "")
-        if epoch in of_epoch:
-            scores, (smooth, plain) = of_epoch[epoch]
-            raw = scores[:, 0].astype(np.float64)
-            normal, abnormal, ratio = normality_advantage(raw, training.abnormal)
-            row |= {"auroc": float(smooth), "auroc_unsmoothed": float(plain), "score_mean": float(raw.mean()),
-                    "score_std": float(raw.std()), "score_max": float(raw.max()), "normal_loss": normal,
-                    "abnormal_loss": abnormal, "normality_advantage": ratio}
-        rows.append({"epoch": epoch, **row, "dropped": float(share),
-                     "dropped_on_abnormal": "" if np.isnan(on_abnormal) else float(on_abnormal), "cubes_on_abnormal": base})
+        rows.append({"epoch": epoch, **dict(zip(FIGURES, found.get(epoch, [""] * len(FIGURES)))), "dropped": float(share),
+                     "dropped_on_abnormal": "" if np.isnan(on_abnormal) else float(on_abnormal),
+                     "cubes_on_abnormal": float(training.abnormal.mean())})
     return rows
 
 

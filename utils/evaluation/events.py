@@ -38,16 +38,12 @@ def runs(flags, spans):
     return found
 
 
-def joined(stretches, gap, spans):
-    """The same stretches, those of a video that are fewer than `gap` frames apart made one."""
-    starts, found = [start for start, _ in spans], []
-    for start, stop in stretches:
-        near = found and start - found[-1][1] < gap
-        if near and np.searchsorted(starts, start, "right") == np.searchsorted(starts, found[-1][0], "right"):
-            found[-1] = (found[-1][0], stop)
-        else:
-            found.append((start, stop))
-    return found
+def closed(flags, gap, spans):
+    """The same flags (S,), True as well in gaps of fewer than `gap` frames within a video."""
+    flags, ends = flags.copy(), set(np.ravel(spans))
+    for start, stop in runs(~flags, spans):
+        flags[start:stop] = stop - start < gap and not {start, stop} & ends
+    return flags
 
 
 def highest_rows(box_scores, boxes, numbers):
@@ -71,7 +67,7 @@ def find(scores, limit, gap, rows, boxes, spans):
     score (there) and box (the highest of that frame, or of the nearest one in the event that has any; x1 y1 x2 y2 or None).
     """
     starts, found = [start for start, _ in spans], []
-    for start, stop in joined(runs(scores > limit, spans), gap, spans):
+    for start, stop in runs(closed(scores > limit, gap, spans), spans):
         peak = start + int(np.argmax(scores[start:stop]))
         near = min((i for i in range(start, stop) if rows[i] >= 0), key=lambda i: abs(i - peak), default=None)
         found.append({"start": start, "stop": stop, "video": int(np.searchsorted(starts, start, "right")) - 1,

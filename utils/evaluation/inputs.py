@@ -51,11 +51,16 @@ def of_dataset(dataset, scores, labels, zero=None):
                   testing.astype(bool), zero)
 
 
-def of_results(made, scores, labels):
-    """The Frames that test.py scored; made: its metrics.json, scores and labels: its arrays (F,)."""
+def of_results(results):
+    """The Frames that test.py scored, and its window size; results: its folder. Raises UserError if it has no labels."""
+    made = files.load_json(results / "metrics.json")
+    if made["auroc"] is None:
+        raise UserError(f"{results}: has no labels of both classes ({made['labels']}), so there are no figures")
+    scores, labels = (files.load_array(results / name) for name in ("frame_scores.npy", "labels.npy"))
     names, _, counts = zip(*made["videos"])
-    return Frames(np.asarray(scores, np.float64), labels, list(names), np.array(counts),
-                  np.arange(len(counts)) >= made["training_videos"], made.get("zero_score"))
+    testing = np.arange(len(counts)) >= made["training_videos"]
+    return Frames(np.asarray(scores, np.float64), labels, list(names), np.array(counts), testing,
+                  made.get("zero_score")), made["settings"]["window_size"]
 
 
 def vector(source, path, what="score"):
@@ -120,13 +125,20 @@ def labelled(path, lengths, named):
     return Frames(np.zeros(len(labels)), labels.astype(np.int8), names, counts, np.ones(len(counts), bool))
 
 
-def scored(frames, path, of, repeat=1, chosen=None):
-    """The frames with a method's scores, or those of the chosen videos (names) alone.
+def chosen(names, some, of):
+    """(V,) bool: which videos have one of these names; all for None. Raises UserError if there is no such video of `of`."""
+    if unknown := set(some or ()) - set(names):
+        raise UserError(f"--videos: {of} has no video {min(unknown)}; it has {', '.join(names[:9])} (of {len(names)})")
+    return np.isin(names, some or names)
+
+
+def scored(frames, path, of, repeat=1, some=None):
+    """The frames with a method's scores, or those of some videos (names) alone.
 
     path: see `listed`; of: what the frames are of, for messages; repeat: each score stands for so many frames, a video's last
     one for those to its end. Raises UserError where scores are missing or do not fit the frames.
     """
-    found, counts = listed(path), frames.counts
+    found, counts, keep = listed(path), frames.counts, chosen(frames.names, some, of)
     if None in found:
         whole = vector(path, path)
         clips = next((n for n in (-(-counts // repeat), counts // repeat) if n.sum() == len(whole)), None)
@@ -140,15 +152,16 @@ def scored(frames, path, of, repeat=1, chosen=None):
         parts = [found.get(name) for name in frames.names]
         if more := sorted(found.keys() - set(frames.names)):
             print(f"note: {path}: left out are {len(more)} videos that {of} does not have, such as {more[0]}")
-    if unknown := set(chosen or []) - set(frames.names):
-        raise UserError(f"--videos: {of} has no video {min(unknown)}; it has {', '.join(frames.names[:9])} (of {len(counts)})")
-    keep = np.isin(frames.names, chosen) if chosen else np.ones(len(counts), bool)
-    frames, parts = frames.only(np.repeat(keep, counts)), [part for part, stays in zip(parts, keep) if stays]
-    for v, (name, count) in enumerate(zip(frames.names, frames.counts)):
-        if parts[v] is None:
-            raise UserError(f"{path}: no scores of video {name} (looked for {name}{', '.join(FORMS)}); --videos takes a part")
-        part = vector(parts[v], path)
-        if not len(part) or len(part) not in (count // repeat, -(-count // repeat)):
-            raise UserError(f"{path}: has {len(part):,} scores, video {name} has {count:,} frames")
-        parts[v] = np.repeat(part, repeat)[np.minimum(np.arange(count), len(part) * repeat - 1)]
-    return frames._replace(scores=np.concatenate(parts))
+    scores = [spread(part, path, name, count, repeat) for part, name, count, stays in zip(parts, frames.names, counts, keep)
+              if stays]
+    return frames.only(np.repeat(keep, counts))._replace(scores=np.concatenate(scores))
+
+
+def spread(part, path, name, count, repeat):
+    """(count,) scores of a video's frames, from those of its clips: an array, a file, or None where there are none."""
+    if part is None:
+        raise UserError(f"{path}: no scores of video {name} (looked for {name}{', '.join(FORMS)}); --videos takes a part")
+    part = vector(part, path)
+    if not len(part) or len(part) not in (count // repeat, -(-count // repeat)):
+        raise UserError(f"{path}: has {len(part):,} scores, video {name} has {count:,} frames")
+    return np.repeat(part, repeat)[np.minimum(np.arange(count), len(part) * repeat - 1)]

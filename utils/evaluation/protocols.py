@@ -195,11 +195,10 @@ def figure(row, key="auroc", prefix=""):
 def lines(rows, brief=False):
     """The table as text, the official row marked; brief: that and the rows of BRIEF alone."""
     rows = [row for row in rows if not brief or row["official"] or row["name"] in BRIEF]
-    width = max(len(row["name"]) for row in rows) + 2
-    shown = [f"{'':{width}}  AUROC [95% over videos]     EER       AP   PR-AUC"]
+    width = max(len(row["name"]) for row in rows)
+    yield f"{'':{width}}    AUROC [95% over videos]     EER       AP   PR-AUC"
     for row in rows:
         more = "".join(f"{row[key]:9.2%}" for key in ("eer", "average_precision", "pr_auc") if key in row)
-        shown.append(f"{('* ' if row['official'] else '  ') + row['name']:{width}} {figure(row)}"
-                     + (more or f"   {row['videos']} videos"))
-    return [*shown, "* official: the protocol of this run's settings; " + (
-        "all protocols are in metrics.json and the report" if brief else "docs/EVALUATION.md says which paper uses which")]
+        yield f"{' *'[row['official']]} {row['name']:{width}} {figure(row)}" + (more or f"   {row['videos']} videos")
+    yield "* official: the protocol of this run's settings; " + (
+        "all protocols are in metrics.json and the report" if brief else "docs/EVALUATION.md says which paper uses which")

@@ -3,7 +3,7 @@
 Street Scene: A New Dataset and Evaluation Protocol for Video Anomaly Detection, Ramachandra and Jones, WACV 2020.
 """
 
-from pathlib import Path
+from collections import Counter
 from typing import NamedTuple
 
 import cv2
@@ -24,73 +24,63 @@ class Regions(NamedTuple):
     track: np.ndarray  # (M,) int, from 0: the track of each region
 
 
-def read_tracks(folder, videos):
-    """Region and track files: NAME.txt per testing video, lines of track, frame (from 0), x1, y1, x2, y2.
-
-    videos: of datasets.Video. Numbers stand between commas or blanks; a video without anomalies has an empty file. Of lines
-    with the same track and frame the last one counts, as in the code of the ShanghaiTech annotations.
-    Raises UserError where a file is missing, or names the line that is no such region.
+def joined(parts, firsts):
+    """Regions of several videos. parts: of each video (n, 6) rows of track, frame from 0, x1, y1, x2, y2; firsts: number of
+    each video's first frame.
     """
-    boxes, tracks = [np.empty((0, 5))], [np.empty((0, 2), int)]
-    for number, video in enumerate(videos):
-        path, regions = Path(folder, f"{video.bare}.txt"), {}
-        if not path.is_file():
-            raise UserError(f"{path}: not there; every testing video needs its file of tracks (empty if it has none)")
-        lines = text.rows(path)
-        for line, cells in lines:
-            try:
-                track, frame, *box = map(float, cells)
-                x1, y1, x2, y2 = box
-                whole = track % 1 == frame % 1 == 0 and x1 <= x2 < np.inf and y1 <= y2 < np.inf
-            except ValueError:
-                whole = False
-            if not whole:
-                raise UserError(f"{path}: line {line} is {' '.join(cells)}: must be six numbers: track, frame (from 0), x1, "
-                                "y1, x2, y2, with x1 <= x2 and y1 <= y2")
-            if not 0 <= frame < len(video):
-                raise UserError(f"{path}: line {line} names frames outside 0 to {len(video) - 1} of video {video.name}")
-            regions[track, frame] = box
-        if len(regions) < len(lines):
-            print(f"note: {path}: a track twice in a frame: {len(lines) - len(regions)} times; the last line counts")
-        rows = np.array([[*key, *box] for key, box in regions.items()]).reshape(-1, 6)
-        boxes.append(np.column_stack([rows[:, 1] + video.first, rows[:, 2:]]))
-        tracks.append(np.column_stack([np.full(len(rows), number), rows[:, 0]]).astype(int))
-    return Regions(np.concatenate(boxes), np.unique(np.concatenate(tracks), axis=0, return_inverse=True)[1].ravel())
+    video, rows = np.repeat(np.arange(len(parts)), [len(part) for part in parts]), np.concatenate(parts)
+    track = np.unique(np.column_stack([video, rows[:, 0]]), axis=0, return_inverse=True)[1].ravel()
+    return Regions(np.column_stack([rows[:, 1] + np.take(firsts, video), rows[:, 2:]]), track)
 
 
-def from_masks(masks, first):
-    """Regions of one video from its pixel masks: connected parts; a part that overlaps one of the frame before, and that
-    most of all, goes on with its track. Not the published tracks: figures from these have a name of their own.
+def read_tracks(path, frames):
+    """(n, 6) regions of a video of so many frames from a file with lines of track, frame (from 0), x1, y1, x2, y2.
 
-    masks: of (H, W), nonzero where abnormal, frame by frame; first: number of the first frame.
+    Numbers stand between commas or blanks; a video without anomalies has an empty file. Of lines with the same track and
+    frame the last one counts, as in the code of the ShanghaiTech annotations.
+    Raises UserError where the file is missing, or names the line that is no such region.
     """
-    boxes, track, before, tracks = [], [], None, 0
-    for frame, mask in enumerate(masks, first):
+    if not path.is_file():
+        raise UserError(f"{path}: not there; every testing video needs its file of tracks (empty if it has none)")
+    lines, found = text.rows(path), {}
+    for line, cells in lines:
+        try:
+            track, frame, x1, y1, x2, y2 = map(float, cells)
+        except ValueError:
+            track = frame = np.nan  # no region
+        if not (track % 1 == frame % 1 == 0 and x1 <= x2 < np.inf and y1 <= y2 < np.inf):
+            raise UserError(f"{path}: line {line} is {' '.join(cells)}: must be six numbers: track, frame (from 0), x1, y1, "
+                            "x2, y2, with x1 <= x2 and y1 <= y2")
+        if not 0 <= frame < frames:
+            raise UserError(f"{path}: line {line} names frames outside 0 to {frames - 1} of the video")
+        found[track, frame] = (track, frame, x1, y1, x2, y2)
+    if len(found) < len(lines):
+        print(f"note: {path}: a track twice in a frame: {len(lines) - len(found)} times; the last line counts")
+    return np.array(list(found.values())).reshape(-1, 6)
+
+
+def from_masks(masks):
+    """(n, 6) regions of a video as `read_tracks` gives them, from its pixel masks: connected parts. A part that overlaps one
+    of the frame before, and that most of all, goes on with its track. Not the published tracks.
+
+    masks: of (H, W), nonzero where abnormal, frame by frame.
+    """
+    found, before, tracks = [np.empty((0, 6))], 0, 0  # before: the track of each pixel one frame ago
+    for frame, mask in enumerate(masks):
         count, parts, stats, _ = cv2.connectedComponentsWithStats(np.uint8(np.asarray(mask) != 0))
         names = np.zeros(count, int)  # the track of each part, from 1; part 0 is the background
-        if before is not None:
-            shared = np.zeros((count, before[1].max() + 1), int)  # pixels in common with each track of the frame before
-            np.add.at(shared, (parts, before[1][before[0]]), 1)
-            shared[0] = shared[:, 0] = 0
-            while shared.any():
-                part, name = np.unravel_index(np.argmax(shared), shared.shape)
+        before = np.broadcast_to(before, parts.shape)
+        both = (parts > 0) & (before > 0)
+        for (part, name), _ in Counter(zip(parts[both].tolist(), before[both].tolist())).most_common():
+            if names[part] == 0 and name not in names:
                 names[part] = name
-                shared[part] = shared[:, name] = 0
         new = np.flatnonzero(names[1:] == 0) + 1
         names[new] = tracks + 1 + np.arange(len(new))
         tracks += len(new)
+        before = names[parts]
         left, top, width, height = stats[1:, :4].T
-        boxes.append(np.column_stack([np.full(count - 1, frame), left, top, left + width - 1, top + height - 1]))
-        track.append(names[1:] - 1)
-        before = parts, names
-    return Regions(np.concatenate(boxes), np.concatenate(track)) if boxes else Regions(np.empty((0, 5)), np.empty(0, int))
-
-
-def joined(parts):
-    """Regions of several videos as one; tracks stay apart."""
-    offsets = np.cumsum([0, *(part.track.max(initial=-1) + 1 for part in parts)])
-    return Regions(np.concatenate([part.boxes for part in parts]),
-                   np.concatenate([part.track + offset for part, offset in zip(parts, offsets)]))
+        found.append(np.column_stack([names[1:], np.full(count - 1, frame), left, top, left + width - 1, top + height - 1]))
+    return np.concatenate(found)
 
 
 def overlaps(detections, regions):
@@ -127,15 +117,13 @@ def evaluate(detections, scores, regions, counts, times=bootstrap.TIMES):
     false = np.ones(len(detections), bool)
     false[detection[meets]] = False
     tracks_at, first_region = of_tracks(found_at, regions.track)
-    video_of = np.repeat(np.arange(len(counts)), counts)
-    videos = [video_of[frames.astype(np.int64)] for frames in (
-        detections[false, 0], regions.boxes[:, 0], regions.boxes[first_region, 0])]
-    drawn = bootstrap.resamples(len(counts), times)
-    result = {}
-    for name, hits, of_hits in (("rbdc", found_at, videos[1]), ("tbdc", tracks_at, videos[2])):
-        together = [np.zeros_like(array) for array in (videos[0], of_hits)]
-        result[name] = float(areas(scores[false], hits, *together, np.array([sum(counts)]), np.ones((1, 1)))[0])
-        resampled = areas(scores[false], hits, videos[0], of_hits, np.asarray(counts), drawn)
+    def video_of(rows):
+        return np.searchsorted(np.cumsum(counts), rows[:, 0], "right")
+    drawn, of_false, result = bootstrap.resamples(len(counts), times), video_of(detections[false]), {}
+    for name, hits, of_hits in (("rbdc", found_at, video_of(regions.boxes)),
+                                ("tbdc", tracks_at, video_of(regions.boxes[first_region]))):
+        result[name] = float(areas(scores[false], hits, 0, 0, np.array([sum(counts)]), np.ones((1, 1)))[0])
+        resampled = areas(scores[false], hits, of_false, of_hits, np.asarray(counts), drawn)
         result[f"{name}_low"], result[f"{name}_high"] = bootstrap.interval(result[name], resampled, len(counts))
     return result
 
@@ -151,22 +139,16 @@ def of_tracks(found_at, track):
 def areas(false_scores, hits, video_of_false, video_of_hits, counts, drawn):
     """Areas under the curves of resampled videos: (R,), NaN where a resample has nothing to detect.
 
-    false_scores: of the false positives; hits: threshold at which each region or track is detected; then the video of each;
-    counts: (V,) frames per video; drawn: (R, V).
+    false_scores: of the false positives; hits: threshold at which each region or track is detected; then the video of each,
+    or 0 for all together; counts: (V,) frames per video; drawn: (R, V).
     """
     thresholds = np.unique(np.concatenate([false_scores, hits[np.isfinite(hits)]]))[::-1]
-    if len(thresholds) > bootstrap.POINTS and drawn.shape[1] > 1:
-        thresholds = thresholds[np.linspace(0, len(thresholds) - 1, bootstrap.POINTS).astype(int)]
-    curves = []
-    for values, video in ((false_scores, video_of_false), (hits, video_of_hits)):
-        step = np.searchsorted(-thresholds, -values)  # the first threshold that a score reaches
-        passed = np.zeros((len(thresholds) + 1, drawn.shape[1]))  # the last row: never
-        np.add.at(passed, (step, video), 1)
-        curves.append(np.hstack([np.zeros((len(drawn), 1)), drawn @ np.cumsum(passed[:-1], axis=0).T]))
-    of_all = drawn @ np.bincount(video_of_hits, minlength=drawn.shape[1])
+    thresholds = bootstrap.thinned(thresholds) if drawn.shape[1] > 1 else thresholds
+    curves = [bootstrap.passing(values, video, thresholds, drawn)
+              for values, video in ((false_scores, video_of_false), (hits, video_of_hits))]
+    of_all = drawn @ np.bincount(np.broadcast_to(video_of_hits, len(hits)), minlength=drawn.shape[1])
     with np.errstate(invalid="ignore", divide="ignore"):
         x, y = curves[0] / (drawn @ counts)[:, None], curves[1] / of_all[:, None]
-        inside = np.clip((1 - x[:, :-1]) / np.diff(x, axis=1), 0, 1)  # the part of each step that lies left of 1
-    inside[np.diff(x, axis=1) == 0] = 0
-    left, rise = y[:, :-1], np.diff(y, axis=1)
-    return np.sum(inside * np.diff(x, axis=1) * (left + inside * rise / 2), axis=1) + np.clip(1 - x[:, -1], 0, None) * y[:, -1]
+        inside = np.nan_to_num(np.diff(np.minimum(x, 1)) / np.diff(x))  # the part of each step that lies left of 1
+    x = np.minimum(x, 1)
+    return np.sum(np.diff(x) * (y[:, :-1] + inside * np.diff(y) / 2), axis=1) + (1 - x[:, -1]) * y[:, -1]

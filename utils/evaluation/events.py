@@ -82,6 +82,6 @@ def save(path, events, dataset, spans, rates):
         first, last, peak = (video.chosen[i - start] + 1 for i in (event["start"], event["stop"] - 1, event["peak"]))
         box = [round(side, 1) for side in event["box"]] if event["box"] else [""] * 4
         seconds = [round((first - 1) / rate, 2), round(last / rate, 2)] if rate else []
-        times = [*seconds, *map(clock, seconds)] if rate else [""] * 4
+        times = [*seconds, *map(clock, seconds)] or [""] * 4
         rows.append(dict(zip(COLUMNS, [video.name, first, last, peak, round(event["score"], 3), *box, *times])))
     save_csv(path, rows, COLUMNS)

@@ -11,8 +11,8 @@ from utils.files import whole
 
 BLUE, RED, GREY = "#1f5fa8", "#d1495b", "#8a8f98"
 FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "Microsoft YaHei", "Malgun Gothic",
-         "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Arial Unicode MS")  # each letter comes from the first that has it
-matplotlib.rcParams["font.family"] = [name for name in FONTS if name in set(get_font_names())]
+         "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Arial Unicode MS")  # the first with a letter draws it
+matplotlib.rcParams["font.family"] = [name for name in FONTS if name in get_font_names()]
 
 
 def save(figure, path):

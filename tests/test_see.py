@@ -299,6 +299,8 @@ def test_the_page_in_a_browser(own, tmp_path):
             assert page.run("document.documentElement.scrollWidth") == width
             ground = page.run("getComputedStyle(document.body).backgroundColor")
             assert (int(re.search(r"\d+", ground)[0]) < 100) == dark
+            assert page.run("[...document.querySelectorAll('.track path')].every((line) => line.getBoundingClientRect().top"
+                            " >= 1 + line.ownerSVGElement.getBoundingClientRect().top)")  # no line is cut at the top
         page.open(tmp_path / "report.html", 1400, 800)
         number, names = int(page.run("DATA.videos[1].v")), [video["name"] for video in data_of(run / "report.html")["videos"]]
         edge = page.run(f"(() => {{ const t = document.getElementById('track-{number}'); t.scrollIntoView({{block: 'center', "

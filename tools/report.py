@@ -100,8 +100,8 @@ def write(results, shots, megabytes, made_from):
     cards = [card for group in lists for card in group["cards"]]
     wanted = {*(card["i"] for card in cards), *(event["peak"] for event in results.events),
               *(start + int(np.argmax(results.curve[start:stop])) for start, stop in spans)}
-    groups = split(results, shots, megabytes, wanted)
-    render = renderer(results, shots.note, made_from, len(groups) == 1)
+    groups, scale = split(results, shots, megabytes, wanted), summary.scale(results)
+    render = renderer(results, scale, shots.note, made_from)
     for old in results.path.glob("report*.html"):  # until report.html is written the pages do not belong together
         old.unlink()
     thumbs, timelines, data = {}, [], None
@@ -110,7 +110,7 @@ def write(results, shots, megabytes, made_from):
             page = f"report_{number}.html" if len(groups) > 1 else ""
             shown = shots.of_frames(chosen, bar.update)
             thumbs |= {i: (shown[i], page) for i in wanted & shown.keys()}
-            lines = [{**timeline(results, v), "page": page} for v in videos]
+            lines = [{**timeline(results, v, *scale), "page": page} for v in videos]
             data = page_data(results, videos, shown, shots.of_cubes(chosen))
             if page:
                 render(page, index=False, timelines=lines, data=data, lists=[])
@@ -125,14 +125,13 @@ def write(results, shots, megabytes, made_from):
            settings=provenance.settings(results), versions=provenance.versions(stages))
 
 
-def renderer(results, note, made_from, single):
+def renderer(results, scale, note, made_from):
     """A function that writes a page of the report: its name and the template's variables."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATE.parent), autoescape=True, trim_blocks=True,
                                      lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters["clock"] = events.clock
-    low, high = summary.scale(results)
     common = {"name": results.cfg.dataset_name, "mode": results.cfg.mode, "made": results.made, "made_from": made_from,
-              "note": note, "limit": results.limit, "low": low, "high": high, "single": single,
+              "note": note, "limit": results.limit, "low": scale[0], "high": scale[1],
               "rows_of_cube": ["cube", "reconstruction", "error", "error of the flow"]}
 
     def render(name, **variables):
@@ -164,11 +163,11 @@ def chosen(spans, capacity, wanted):
     return np.unique(np.concatenate([*regular, [i for i in wanted if first <= i < last]]).astype(int))
 
 
-def timeline(results, v):
-    """What the page draws of one video."""
+def timeline(results, v, low, high):
+    """What the page draws of one video, between the scores low and high."""
     video, (start, stop), rate = results.dataset.videos[v], results.dataset.spans[v], results.rates[v]
-    curve, (low, high) = results.curve[start:stop], summary.scale(results)
-    raw = np.where(results.frame_scores[start:stop] <= metrics.NO_BOX, np.nan, results.frame_scores[start:stop])
+    curve, raw = results.curve[start:stop], results.frame_scores[start:stop]
+    raw = np.where(raw <= metrics.NO_BOX, np.nan, raw)
     truth, auroc = [], None
     if results.labels is not None:
         truth = events.runs(results.labels[start:stop], [(0, stop - start)])

@@ -44,7 +44,7 @@ def highest_rows(box_scores, boxes, numbers):
     box_scores: (N,); boxes: (N, 5); numbers: (S,) frame numbers.
     """
     frame, order = boxes[:, 0].astype(np.int64), np.argsort(box_scores, kind="stable")
-    rows = np.full(max(frame.max(initial=0), max(numbers)) + 1, -1)
+    rows = np.full(max(frame.max(initial=0), np.max(numbers)) + 1, -1)
     rows[frame[order]] = order  # of equal indices the last, highest one stays
     return rows[numbers]
 

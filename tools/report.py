@@ -14,13 +14,10 @@ import base64
 import jinja2
 import numpy as np
 
-from models.checkpoint import load_models
 from tools.pages import pictures, provenance, summary
 from tools.pages.results import add_arguments, load
-from utils import files, frames, metrics, record
+from utils import files, metrics, record
 from utils.config import SUITE
-from utils.cubes import Cubes
-from utils.device import device_of, precision_of, workers
 from utils.errors import UserError
 from utils.evaluation import events
 from utils.locks import locked
@@ -45,53 +42,9 @@ def main():
         if page.is_file() and made_from in page.read_text(encoding="utf-8")[:2000]:
             print(f"{page}: up to date")
             return
-        write(results, Pictures(results), args.megabytes, made_from)
+        write(results, pictures.Pictures(results), args.megabytes, made_from)
     size = sum(path.stat().st_size for path in results.path.glob("report*.html"))
     print(f"wrote {page}: {size / 1e6:.1f} MB in {clock():,.0f} s; open it in a browser")
-
-
-class Pictures:
-    """Thumbnails of frames, and of their highest box's cube, reconstruction and error."""
-
-    def __init__(self, results):
-        self.results, self.note = results, ""
-        try:
-            self.models = load_models(results.made["model"])
-            made = record.load(results.folder / "cubes.json")
-            self.cubes = Cubes(results.folder, self.models.use_flow, device_of(results.cfg.device), made)
-            self.block = results.boxes.block(self.models.grid)
-        except UserError as error:
-            self.models, self.note = None, f"no reconstructions: {error}"
-            print(f"note: {self.note}")
-
-    def of_cubes(self, chosen):
-        """Indices into the scored frames -> {index: data URI} where a frame has a box."""
-        if self.models is None:
-            return {}
-        rows = self.results.highest[chosen]
-        autocast = precision_of(self.models.precision, self.cubes.device)
-        sheets = pictures.cube_sheets(self.models, self.cubes, np.unique(rows[rows >= 0]), self.block, autocast)
-        uris = {row: pictures.data_uri(sheet) for row, sheet in sheets}
-        return {int(i): uris[row] for i, row in zip(chosen, rows) if row >= 0}
-
-    def of_dropped(self, dropped):
-        """The cubes that `summary.most_dropped` names, each with the `picture` of its middle frame."""
-        if self.models is None:
-            return []
-        middle = 3 * (self.cubes.frames // 2)
-        return [{**cube, "picture": pictures.data_uri(np.ascontiguousarray(
-            self.cubes.raw[cube["row"], middle:middle + 3].transpose(1, 2, 0)))} for cube in dropped]
-
-    def of_frames(self, chosen, tick=lambda: None):
-        """Indices into the scored frames, ascending -> {index: data URI}; each video is read once, in order."""
-        found = {}
-        for video, (start, stop) in zip(self.results.dataset.videos, self.results.dataset.spans):
-            here = [int(i) for i in chosen if start <= i < stop]
-            stream = frames.load(video, [video.chosen[i - start] for i in here], workers(-1), "repeat")
-            for i, uri in zip(here, frames.parallel(pictures.thumbnail, stream, workers(-1))):
-                found[i] = uri
-                tick()
-        return found
 
 
 def write(results, shots, megabytes, made_from):

@@ -7,6 +7,11 @@ import numpy as np
 import torch
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 
+from models.checkpoint import load_models
+from utils import frames, record
+from utils.cubes import Cubes
+from utils.device import device_of, precision_of, workers
+from utils.errors import UserError
 from utils.evaluation import events
 
 LONG_SIDE = 480  # of a thumbnail, in px
@@ -14,6 +19,50 @@ QUALITY = 55  # of WebP, 0 to 100
 BRIGHT = 50  # an error this many times the training cubes' mean error is drawn brightest
 SCORES = LinearSegmentedColormap.from_list("scores", ["#4aa3ff", "#7fd1c4", "#ffd23f", "#ff8a3d", "#ff2f4f"])
 ERRORS = LinearSegmentedColormap.from_list("errors", ["#0b0e1a", "#3b2a75", "#b5367a", "#fb8861", "#fcfdbf"])
+
+
+class Pictures:
+    """Thumbnails of frames, and of their highest box's cube, reconstruction and error."""
+
+    def __init__(self, results):
+        self.results, self.note = results, ""
+        try:
+            self.models = load_models(results.made["model"])
+            made = record.load(results.folder / "cubes.json")
+            self.cubes = Cubes(results.folder, self.models.use_flow, device_of(results.cfg.device), made)
+            self.block = results.boxes.block(self.models.grid)
+        except UserError as error:
+            self.models, self.note = None, f"no reconstructions: {error}"
+            print(f"note: {self.note}")
+
+    def of_cubes(self, chosen):
+        """Indices into the scored frames -> {index: data URI} where a frame has a box."""
+        if self.models is None:
+            return {}
+        rows = self.results.highest[chosen]
+        autocast = precision_of(self.models.precision, self.cubes.device)
+        sheets = cube_sheets(self.models, self.cubes, np.unique(rows[rows >= 0]), self.block, autocast)
+        uris = {row: data_uri(sheet) for row, sheet in sheets}
+        return {int(i): uris[row] for i, row in zip(chosen, rows) if row >= 0}
+
+    def of_dropped(self, dropped):
+        """The cubes that `summary.most_dropped` names, each with the `picture` of its middle frame."""
+        if self.models is None:
+            return []
+        middle = 3 * (self.cubes.frames // 2)
+        return [{**cube, "picture": data_uri(np.ascontiguousarray(
+            self.cubes.raw[cube["row"], middle:middle + 3].transpose(1, 2, 0)))} for cube in dropped]
+
+    def of_frames(self, chosen, tick=lambda: None):
+        """Indices into the scored frames, ascending -> {index: data URI}; each video is read once, in order."""
+        found = {}
+        for video, (start, stop) in zip(self.results.dataset.videos, self.results.dataset.spans):
+            here = [int(i) for i in chosen if start <= i < stop]
+            stream = frames.load(video, [video.chosen[i - start] for i in here], workers(-1), "repeat")
+            for i, uri in zip(here, frames.parallel(thumbnail, stream, workers(-1))):
+                found[i] = uri
+                tick()
+        return found
 
 
 def palette(count=64):

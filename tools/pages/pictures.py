@@ -104,15 +104,18 @@ def cube_sheets(models, cubes, rows, block, autocast, batch_size=256):
     """
     for number in np.unique(block[rows]):
         trained, here = models.blocks.get(number), rows[block[rows] == number]
-        model = trained and trained.model.to(cubes.device).eval()
         for part in np.split(here, range(batch_size, len(here), batch_size)):
             raw, flow = cubes.batch(part)
-            sheets = [_frames(raw)]
-            if trained:
-                with autocast:
-                    outputs = [output.float() for output in model(raw)[:1 + model.use_flow]]
-                sheets += [_frames(outputs[0].clamp(0, 1)), *map(_errors, (raw, flow), outputs, trained.mean.tolist(), (3, 2))]
+            sheets = [_frames(raw), *(_reconstruction(trained, raw, flow, autocast) if trained else ())]
             yield from zip(part.tolist(), np.concatenate(sheets, axis=1))
+
+
+def _reconstruction(trained, raw, flow, autocast):
+    """The reconstruction and the error of each output, as parts of a sheet."""
+    model = trained.model.to(raw.device).eval()
+    with autocast:
+        outputs = [output.float() for output in model(raw)[:1 + model.use_flow]]
+    return [_frames(outputs[0].clamp(0, 1)), *map(_errors, (raw, flow), outputs, trained.mean.tolist(), (3, 2))]
 
 
 def _frames(raw):

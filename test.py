@@ -90,8 +90,8 @@ def require_fit(model, cubes):
 
 def evaluate(cfg, stage, dataset, boxes, box_scores, labels, made_from):
     """From box scores to frame scores, figures and their pictures; labels: (F,) bool or None; made_from: for metrics.json."""
-    if box_scores.shape != (len(boxes),) or not np.isfinite(box_scores).all():
-        raise UserError(f"{stage.folder}: box_scores.npy is {box_scores.shape}, not one finite score for each of "
+    if box_scores.shape != (len(boxes),) or not (np.abs(box_scores) <= np.finfo(np.float32).max).all():
+        raise UserError(f"{stage.folder}: box_scores.npy is {box_scores.shape}, not one finite score (float32) for each of "
                         f"{len(boxes):,} boxes: remove it, or write it again")
     frame_scores = metrics.frame_scores(box_scores, boxes.rows, dataset.num_frames, boxes.size)[dataset.chosen]
     smooth = metrics.moving_average(frame_scores, cfg.window_size)

@@ -17,7 +17,7 @@ from trees import draw, ucsd_tree, write_frames
 from run_pipeline import settings_of_model
 from utils import record
 from utils.config import parse_config
-from utils.evaluation import events
+from utils.evaluation import events, plots
 
 TRAIN = ["--num_feature_root", "4", "--epochs", "3", "--warmup_epoch", "1", "--batch_size", "32", "--device", "cpu"]
 ODD = ("Hof 1 – Süd", "50 % <i>Nacht&", "Flur (äöü) #2")
@@ -115,6 +115,7 @@ def test_events_are_what_the_scores_say(copy):
         assert int(row["first_frame"]) <= int(row["peak_frame"]) <= int(row["last_frame"])
         rate = {ODD[0]: 25, NIGHT: 12.5}.get(row["video"])
         assert row["first_second"] == (str(round((int(row["first_frame"]) - 1) / rate, 2)) if rate else "")
+        assert row["last_time"] == ("" if not rate else "0:00:01" if 0.5 < float(row["last_second"]) < 1.5 else "0:00:02")
     done = run_script("test.py", "--dataset_name", "own", "--event_z", "99")
     assert "done with the same settings" in done.stdout and "0 events above 99.00" in done.stdout
     assert Path("results/own/test/events.csv").read_text().count("\n") == 1
@@ -127,7 +128,7 @@ def test_curve_and_events_stay_inside_their_videos():
     np.testing.assert_allclose(smooth, [0, 4.5, 4.5, 0, 0, 0, 3, 6])  # one frame before and the frame itself
     assert events.runs(smooth > 4, spans) == [(1, 3), (7, 8)]
     assert events.runs(np.ones(8, bool), spans) == spans
-    assert events.runs(events.closed(np.bool_([1, 0, 1, 0, 1, 0, 0, 1]), 2, spans), spans) == [(0, 3), (4, 5), (7, 8)]
+    assert events.runs(np.array([1, 0, 1, 0, 1, 0, 0, 1], bool), spans, 2) == [(0, 3), (4, 5), (7, 8)]
     boxes = np.array([[1, 0, 0, 9, 9], [1, 1, 1, 8, 8], [6, 2, 2, 7, 7]], np.float32)
     rows = events.highest_rows(np.array([3, 9, 6.0]), boxes, np.arange(8))
     assert rows.tolist() == [-1, 1, -1, -1, -1, -1, 2, -1]
@@ -205,7 +206,7 @@ def test_names_of_videos_in_folders_of_folders(copy):
     (["a b", "in"], ["a b", "letters"]),
     (["b", "nowhere"], ["nowhere", "no such file"]),
     (["b", "configs"], ["configs", "no videos and no frames"]),
-    (["b", "labels.csv"], ["labels.csv", "cannot be read as a video"]),
+    (["b", "labels.csv"], ["labels.csv", "cannot read this as a video"]),
     (["b", "in", "--fps", "0"], ["--fps 0"]),
     (["b", "in", "--labels", "bad.csv"], ["bad.csv", "line 1"]),
     (["b", "in", "--labels", "far.csv"], ["far.csv", "Nacht", "has 30 frames"]),
@@ -298,6 +299,8 @@ def test_the_page_in_a_browser(own, tmp_path):
             assert page.run("document.documentElement.scrollWidth") == width
             ground = page.run("getComputedStyle(document.body).backgroundColor")
             assert (int(re.search(r"\d+", ground)[0]) < 100) == dark
+            assert page.run("[...document.querySelectorAll('.track path')].every((line) => line.getBoundingClientRect().top"
+                            " >= 1 + line.ownerSVGElement.getBoundingClientRect().top)")  # no line is cut at the top
         page.open(tmp_path / "report.html", 1400, 800)
         number, names = int(page.run("DATA.videos[1].v")), [video["name"] for video in data_of(run / "report.html")["videos"]]
         edge = page.run(f"(() => {{ const t = document.getElementById('track-{number}'); t.scrollIntoView({{block: 'center', "
@@ -336,3 +339,24 @@ def test_the_page_in_a_browser(own, tmp_path):
         page.run("document.querySelector('video').play()")
         page.until("document.querySelector('video').currentTime > 0.3")
         assert page.run("document.querySelector('video').videoWidth") == 128
+
+
+def test_names_with_dollars_and_letters_that_no_font_has(tmp_path, capsys):
+    scores = np.array([0, 1e308, -1e308, 3])
+    figure = plots.timeline(scores, scores > 1, [0, 2], [r"a $\foo$ b_c^2", "\ue123"], r"$\bar")
+    plots.save(figure, tmp_path / "scores.png")
+    assert cv2.imread(str(tmp_path / "scores.png")).std() > 1 and "no installed font has all letters" in capsys.readouterr().out
+    strips = np.zeros((2, 1, 5, 8, 8, 3), np.uint8)
+    plots.save(plots.cube_sheet(strips, np.zeros((2, 1)), [[r"$\foo$"], ["x"]], r"$\bar$"), tmp_path / "cubes.png")
+    assert capsys.readouterr().out == ""
+
+
+def test_words_and_scores_that_events_cannot_use(copy):
+    done = run_script("test.py", "--dataset_name", "own", "--event_share", "1.5", rc=2)
+    assert "--event_share: must be 0 to 1" in done.stderr
+    scores = np.load("results/own/test/box_scores.npy").astype(np.float64)
+    shutil.rmtree("results/own/test")
+    Path("results/own/test").mkdir()
+    np.save("results/own/test/box_scores.npy", np.where(scores > 1, 1e308, -1e308))
+    done = run_script("test.py", "--dataset_name", "own", rc=2)
+    assert "one finite score" in done.stderr and "Traceback" not in done.stderr

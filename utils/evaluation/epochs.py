@@ -1,4 +1,4 @@
-"""What was kept of a training, epoch by epoch, held against the labels: for evaluation only, never for training."""
+"""What was kept of a training, epoch by epoch, compared with the labels: for evaluation only, never for training."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -9,9 +9,6 @@ from utils import files, metrics, record
 from utils.boxes import Boxes
 from utils.errors import UserError
 
-FIGURES = ("auroc", "auroc_unsmoothed", "score_mean", "score_std", "score_max", "normal_loss", "abnormal_loss",
-           "normality_advantage")  # of an epoch whose scores were kept
-
 
 class Training(NamedTuple):
     """The kept epochs of a training whose frames have labels."""
@@ -20,39 +17,38 @@ class Training(NamedTuple):
     scores: np.ndarray  # (E, N, 1 or 2) float32: reconstruction losses after those epochs
     weights: np.ndarray  # (epochs, N) float16: self-paced weights in every epoch
     abnormal: np.ndarray  # (N,) bool: whether a cube lies on an abnormal frame
-    frame_scores: callable  # losses of one epoch (N, 1 or 2) -> (F,) frame scores before smoothing
-    labels: np.ndarray  # (F,) bool
-    window_size: int
+    aurocs: np.ndarray  # (E, 2): with the run's smoothing and with none
 
 
 def load(folder, results):
     """The Training of models in `folder` (data/D/MODE) and labels in `results` (results/D/MODE).
 
-    Raises UserError if there are no models, or no labels of both classes.
+    Raises UserError if there are no models or no labels, or the scores are not of these models.
     """
     folder, results = Path(folder), Path(results)
     trained, boxes = record.require(folder / "train.json", "train"), Boxes.load(folder)
-    made = files.load_json(results / "metrics.json")
-    labels = files.load_array(results / "labels.npy")
-    settings = trained["settings"]
-    if "scored_epochs" not in trained or len(boxes) != made["cubes"]:
+    made, labels = files.load_json(results / "metrics.json"), files.load_array(results / "labels.npy")
+    settings, epochs = trained["settings"], trained.get("scored_epochs")
+    if epochs is None or len(boxes) != made["cubes"]:
         raise UserError(f"{results}: the scores there are not of the models in {folder}: run train.py and test.py again")
-    scored = trained["scored_epochs"]
-    block = boxes.block((settings["h_block"], settings["w_block"]))
+    kept = files.load_array(folder / "epoch_scores.npy", mmap=True) if epochs else np.empty((0, len(boxes), 1))
     chosen = np.concatenate([first + np.arange(count) * settings["frame_step"] for _, first, count in made["videos"]])
-    channels = 2 if settings["use_flow"] else 1
-    scores = files.load_array(folder / "epoch_scores.npy", mmap=True) if scored else np.empty((0, len(boxes), channels))
+    block = boxes.block((settings["h_block"], settings["w_block"]))
+    found = [[metrics.evaluate(metrics.moving_average(scores, size), labels)["auroc"]
+              for size in (made["settings"]["window_size"], 1)]
+             for scores in (frame_scores(losses, boxes, block, made["settings"])[chosen] for losses in kept)]
+    return Training(epochs, kept, files.load_array(folder / "epoch_weights.npy", mmap=True),
+                    on_abnormal(boxes, chosen, labels), np.reshape(found, (-1, 2)))
 
-    def frame_scores(losses):
-        z = np.empty_like(losses)
-        for number in np.unique(block):
-            rows = block == number
-            z[rows] = metrics.normalise(losses[rows], losses[rows].mean(axis=0), losses[rows].std(axis=0))
-        box_scores = z[:, 0] if channels == 1 else z @ np.float32([made["settings"]["w_raw"], made["settings"]["w_of"]])
-        return metrics.frame_scores(box_scores, boxes.rows, boxes.num_frames, boxes.size)[chosen]
 
-    return Training(scored, scores, files.load_array(folder / "epoch_weights.npy", mmap=True),
-                    on_abnormal(boxes, chosen, labels), frame_scores, labels, made["settings"]["window_size"])
+def frame_scores(losses, boxes, block, settings):
+    """Losses of one epoch (N, 1 or 2) -> the frames' scores before smoothing. block: (N,) of each of the Boxes."""
+    z = np.empty_like(losses)
+    for number in np.unique(block):
+        rows = block == number
+        z[rows] = metrics.normalise(losses[rows], losses[rows].mean(axis=0), losses[rows].std(axis=0))
+    box_scores = z[:, 0] if z.shape[1] == 1 else z @ np.float32([settings["w_raw"], settings["w_of"]])
+    return metrics.frame_scores(box_scores, boxes.rows, boxes.num_frames, boxes.size)
 
 
 def on_abnormal(boxes, chosen, labels):
@@ -62,25 +58,9 @@ def on_abnormal(boxes, chosen, labels):
     return abnormal[boxes.frame]
 
 
-def aurocs(training, last=0):
-    """AUROC after each kept epoch, or the last ones, with the run's smoothing and with none: (E, 2)."""
-    frames = [training.frame_scores(scores) for scores in training.scores[-last:]]
-    return np.array([[metrics.evaluate(metrics.moving_average(scores, size), training.labels)["auroc"]
-                      for size in (training.window_size, 1)] for scores in frames]).reshape(-1, 2)
-
-
 def spread(training, last=6):
     """Highest less lowest AUROC (the run's smoothing, none) over the last kept epochs: (2,), or None if fewer were kept."""
-    found = aurocs(training, last)
-    return np.ptp(found, axis=0) if len(found) == last else None
-
-
-def of_losses(losses, abnormal):
-    """Mean, deviation and maximum of raw losses (N,); their means on normal and on abnormal frames, and the ratio of these,
-    the normality advantage (paper, section 3.2).
-    """
-    normal, other = losses[~abnormal].mean(), losses[abnormal].mean()
-    return [float(value) for value in (losses.mean(), losses.std(), losses.max(), normal, other, other / normal)]
+    return np.ptp(training.aurocs[-last:], axis=0) if len(training.aurocs) >= last else None
 
 
 def dropped(weights, abnormal):
@@ -94,15 +74,22 @@ def dropped(weights, abnormal):
 
 
 def table(training):
-    """A row per epoch; what was not kept for an epoch is ""."""
-    found = {epoch: [*auroc, *of_losses(scores[:, 0].astype(np.float64), training.abnormal)]
-             for epoch, scores, auroc in zip(training.epochs, training.scores, aurocs(training).tolist())}
-    rows = []
+    """A row per epoch; what was not kept for an epoch is "".
+
+    normality_advantage: mean raw loss of the cubes on abnormal frames over that of the others (paper, section 3.2).
+    """
+    columns = ("auroc", "auroc_unsmoothed", "score_mean", "score_std", "score_max", "normal_loss", "abnormal_loss",
+               "normality_advantage", "dropped", "dropped_on_abnormal", "cubes_on_abnormal")
+    abnormal, rows = training.abnormal, []
     for epoch, weights in enumerate(training.weights, 1):
-        share, on_abnormal = dropped(weights, training.abnormal)
-        rows.append({"epoch": epoch, **dict(zip(FIGURES, found.get(epoch, [""] * len(FIGURES)))), "dropped": float(share),
-                     "dropped_on_abnormal": "" if np.isnan(on_abnormal) else float(on_abnormal),
-                     "cubes_on_abnormal": float(training.abnormal.mean())})
+        figures = [np.nan] * 8
+        if epoch in training.epochs:
+            k = training.epochs.index(epoch)
+            raw = training.scores[k, :, 0].astype(np.float64)
+            losses = raw[~abnormal].mean(), raw[abnormal].mean()
+            figures = [*training.aurocs[k], raw.mean(), raw.std(), raw.max(), *losses, losses[1] / losses[0]]
+        values = map(float, (*figures, *dropped(weights, abnormal), abnormal.mean()))
+        rows.append({"epoch": epoch, **{name: "" if np.isnan(value) else value for name, value in zip(columns, values)}})
     return rows
 
 

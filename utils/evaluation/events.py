@@ -1,5 +1,7 @@
 """Events: the stretches of a video whose score is above a threshold, each with its peak and the box there."""
 
+import datetime
+
 import numpy as np
 
 from utils.datasets import times
@@ -7,21 +9,18 @@ from utils.files import save_csv
 from utils.metrics import NO_BOX, average_within
 
 COLUMNS = ("video", "first_frame", "last_frame", "peak_frame", "peak_score", "x1", "y1", "x2", "y2",
-           "first_second", "last_second")
+           "first_second", "last_second", "first_time", "last_time")
 
 
 def curve(frame_scores, spans, window_size):
-    """The frame scores averaged over window_size frames, each video by itself: what events and pictures are taken from.
+    """The scores that events and pictures use: averaged over window_size frames, each video by itself.
 
-    frame_scores: (S,) of all videos in a row; spans: (start, stop) of each video in it. Unlike the official moving
-    average, the window ends where the video ends (`metrics.average_within`), and a frame without boxes counts as 0 (the
-    average training cube) in place of -20, so that one missed box does not split an event. Returns (S,) float64.
+    Unlike the official moving average, the window ends where the video ends, and a frame without boxes counts as 0 (the
+    average training cube) instead of -20, so that one missed box does not split an event.
+    frame_scores: (S,) of all videos in a row; spans: (start, stop) of each video in S. Returns (S,) float64.
     """
     scores = np.where(frame_scores <= NO_BOX, 0, frame_scores).astype(np.float64)
-    smooth = np.empty_like(scores)
-    for start, stop in spans:
-        smooth[start:stop] = average_within(scores[start:stop], window_size)
-    return smooth
+    return np.concatenate([average_within(scores[start:stop], window_size) for start, stop in spans])
 
 
 def threshold(scores, z, share):
@@ -29,63 +28,59 @@ def threshold(scores, z, share):
     return float(np.quantile(scores, 1 - share)) if share > 0 else float(z)
 
 
-def runs(flags, spans):
-    """Stretches of True that don't cross the spans' borders: list of (start, stop)."""
+def runs(flags, spans, gap=0):
+    """The stretches of True within each video, as one where fewer than `gap` frames lie between: list of (start, stop)."""
     found = []
     for start, stop in spans:
-        edges = np.flatnonzero(np.diff(np.concatenate([[False], flags[start:stop], [False]]).astype(np.int8)))
-        found += [(int(start + a), int(start + b)) for a, b in edges.reshape(-1, 2)]
+        edges = start + np.flatnonzero(np.diff(np.pad(flags[start:stop].astype(np.int8), 1)))
+        starts, stops = edges[::2], edges[1::2]
+        close = np.flatnonzero(starts[1:] - stops[:-1] < gap)
+        found += zip(np.delete(starts, close + 1).tolist(), np.delete(stops, close).tolist())
     return found
 
 
-def closed(flags, gap, spans):
-    """The same flags (S,), True as well in gaps of fewer than `gap` frames within a video."""
-    flags, ends = flags.copy(), set(np.ravel(spans))
-    for start, stop in runs(~flags, spans):
-        flags[start:stop] = stop - start < gap and not {start, stop} & ends
-    return flags
-
-
 def highest_rows(box_scores, boxes, numbers):
-    """The row of the highest box of each frame, -1 where it has none.
+    """The row of each frame's highest box, -1 without any: (S,) int64.
 
-    box_scores: (N,); boxes: (N, 5) sorted by frame; numbers: (S,) frame numbers, ascending. Returns (S,) int64.
+    box_scores: (N,); boxes: (N, 5); numbers: (S,) frame numbers.
     """
-    frame = boxes[:, 0].astype(np.int64)
-    order = np.lexsort((box_scores, frame))  # by frame, the highest score last
-    last = np.searchsorted(frame[order], numbers, "right") - 1
-    there = last >= 0
-    there[there] = frame[order[last[there]]] == np.asarray(numbers)[there]
-    return np.where(there, order[last], -1)
+    frame, order = boxes[:, 0].astype(np.int64), np.argsort(box_scores, kind="stable")
+    rows = np.full(max(frame.max(initial=0), np.max(numbers)) + 1, -1)
+    rows[frame[order]] = order  # of equal indices the last, highest one stays
+    return rows[numbers]
 
 
 def find(scores, limit, gap, rows, boxes, spans):
     """The events in order: where the averaged scores are above the limit, with gaps of fewer than `gap` frames closed.
 
-    scores: (S,) averaged, see `curve`; rows: (S,) the highest box of each frame; boxes: (N, 5); spans: (start, stop) of each
-    video in S. Returns dicts of start, stop (indices into S), video (position), peak (index of the highest averaged score),
-    score (there) and box (the highest of that frame, or of the nearest one in the event that has any; x1 y1 x2 y2 or None).
+    scores: (S,) from `curve`; rows: (S,) from `highest_rows`; boxes: (N, 5); spans: (start, stop) of each video in S.
+    Returns dicts of start, stop (indices into S), video (position), peak (index of the highest averaged score), score (there)
+    and box (x1 y1 x2 y2, the highest of the peak's frame, or of the nearest frame in the event that has one; or None).
     """
-    starts, found = [start for start, _ in spans], []
-    for start, stop in runs(closed(scores > limit, gap, spans), spans):
-        peak = start + int(np.argmax(scores[start:stop]))
-        near = min((i for i in range(start, stop) if rows[i] >= 0), key=lambda i: abs(i - peak), default=None)
-        found.append({"start": start, "stop": stop, "video": int(np.searchsorted(starts, start, "right")) - 1,
-                      "score": float(scores[peak]), "peak": peak,
-                      "box": None if near is None else boxes[rows[near], 1:].tolist()})
+    found = []
+    for video, span in enumerate(spans):
+        for start, stop in runs(scores > limit, [span], gap):
+            peak = start + int(np.argmax(scores[start:stop]))
+            near = min((i for i in range(start, stop) if rows[i] >= 0), key=lambda i: abs(i - peak), default=None)
+            found.append({"start": start, "stop": stop, "video": video, "peak": peak, "score": float(scores[peak]),
+                          "box": None if near is None else boxes[rows[near], 1:].tolist()})
     return found
 
 
+def clock(seconds):
+    """75.3 -> "0:01:15"."""
+    return str(datetime.timedelta(seconds=round(seconds)))
+
+
 def save(path, events, dataset, spans):
-    """Writes events.csv: frames counted from 1 within their video, seconds from 0 where they are known; peak_score is the
-    highest averaged score, peak_frame its frame, whose highest box is given.
-    """
+    """Writes events.csv: frames from 1 within their video, seconds and h:m:s from 0 where they are known."""
     rows = []
     for event in events:
-        video, (start, _) = dataset.videos[event["video"]], spans[event["video"]]
+        video, start = dataset.videos[event["video"]], spans[event["video"]][0]
         shown = times(video)
         first, last, peak = (video.chosen[i - start] + 1 for i in (event["start"], event["stop"] - 1, event["peak"]))
         box = [round(side, 1) for side in event["box"]] if event["box"] else [""] * 4
-        seconds = ["", ""] if shown is None else np.round(shown[[first - 1, last]], 2).tolist()
-        rows.append(dict(zip(COLUMNS, [video.name, first, last, peak, round(event["score"], 3), *box, *seconds])))
+        seconds = [] if shown is None else np.round(shown[[first - 1, last]], 2).tolist()
+        when = [*seconds, *map(clock, seconds)] or [""] * 4
+        rows.append(dict(zip(COLUMNS, [video.name, first, last, peak, round(event["score"], 3), *box, *when])))
     save_csv(path, rows, COLUMNS)

@@ -9,6 +9,7 @@
 
 SCORES, LABELS: a folder with NAME.npy, .txt or .csv per video, an .npz archive of arrays by NAME, or one .npy, .txt or .csv
 of all frames in order of the videos' names (LABELS: with --lengths). Text has one number per line and no header.
+A dataset's labels: docs/TESTING.md says which files are read, and which count frames from 0 or from 1.
 
 reads   results/D/MODE/frame_scores.npy, box_scores.npy, labels.npy, metrics.json; with --scores the dataset's labels
 writes  results/D/MODE/protocols.csv, videos.csv; with --training epochs.csv and training.png; --out: all that is printed

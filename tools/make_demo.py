@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 
 from utils.errors import UserError
+from utils.locks import locked
 from utils.run import progress, run
 
 SIZE = (120, 160)    # height, width of a frame in px
@@ -270,11 +271,11 @@ def main():
         print(f"{folder} is already there, made from this recipe")
     else:
         part = folder.with_name("demo.part")
-        shutil.rmtree(part, ignore_errors=True)  # what a stopped run has left
-        with progress(args.videos + train_videos, "video", "demo") as bar:
+        with locked(args.out), progress(args.videos + train_videos, "video", "demo") as bar:
+            shutil.rmtree(part, ignore_errors=True)  # what a stopped run has left
             make_dataset(part, args.videos, train_videos, args.frames, args.seed, tick=bar.update)
-        (part / "demo.json").write_text(json.dumps(recipe) + "\n")
-        part.rename(folder)
+            (part / "demo.json").write_text(json.dumps(recipe) + "\n")
+            part.rename(folder)
         print(f"wrote {folder}: {args.videos} testing and {train_videos} training videos of {args.frames} frames")
     print("next: python run_pipeline.py --dataset_name demo --mode test")
 

@@ -12,7 +12,7 @@ writes  raw_datasets/NAME/videos/       a link to each video that can be read in
 
 --labels: a table with a line for each video or event: its name, then pairs of first and last. Whole numbers are frames counted
     from 1, both ends included; h:m:s is a time; seconds need a header video,first_second,last_second. -1,-1, or no line: all
-    normal. A word beside the numbers (a class) is passed over; what else is not understood is refused, with its line.
+    normal. A word beside the numbers (a class) is ignored; columns such as fps or duration, and all else, are refused.
 --fps F: frames per second to keep; a video that has more is thinned to them, a folder of frames is taken to have them.
 --long_side: larger frames are made smaller, which is faster: 640 is as large as the paper's data.
 --copy: copies in place of links, as where the file system has no links.

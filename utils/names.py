@@ -8,11 +8,11 @@ from utils.errors import UserError
 
 
 def same(name):
-    """A name as file systems and spreadsheets may take it for another's: composed letters, small ones."""
+    """A name in the form in which file systems and spreadsheets may confuse it with another: composed, lower case."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
-@functools.lru_cache(2 ** 16)  # folders of frames bear the same names over and over
+@functools.lru_cache(2 ** 16)  # folders of frames use the same names over and over
 def parts(name):
     """From "img_07.png" (("img_", ""), (7,)): what a file name says beside its numbers, and its numbers."""
     pieces = re.split(r"(\d+)", unicodedata.normalize("NFC", name.rpartition(".")[0] or name))
@@ -37,7 +37,7 @@ def order_of(names, folder):
     if numbered and len(words) > 1:
         one, other = list(words.values())[:2]
         raise UserError(f"{folder}: frames {one} and {other} are not numbered alike, so their order is not certain: rename "
-                        "them, or remove what is no frame")
+                        "them, or remove the files that are no frames")
     for one, other in zip(by_number, by_number[1:]):
         if parts(one) == parts(other):
             raise UserError(f"{folder}: {one} and {other} are one frame twice: remove one of them")

@@ -1,4 +1,4 @@
-"""Abnormal stretches of videos as tables have them: a line for each video or event, its name, then first and last."""
+"""Tables of abnormal frame ranges: a line for each video or event, its name, then first and last."""
 
 import re
 from typing import NamedTuple
@@ -24,7 +24,7 @@ def read_ranges(path, lines, known):
 
     A line is a video and pairs of first and last, or -1 and -1, or nothing. Whole numbers are frames counted from 1, both
     ends included; h:m:s is a time; under a header with "second" or "time" all are seconds, under one with "frame" 10.0 is
-    frame 10. A word before or behind the numbers, such as a class, is passed over. A header is a first line that names no
+    frame 10. A word before or after the numbers, such as a class, is ignored. A header is a first line that names no
     video and holds no number. known: a name, as `names.same` gives it -> the videos that it may stand for.
     Raises UserError, which names the line, for anything else.
     """
@@ -77,7 +77,7 @@ def abnormal(frames, ranges, times=None):
     flags = np.zeros(len(frames), bool)
     if ranges and names.gap(frames):
         raise UserError(f"{ranges[0].where}: the numbers of the frames have gaps, so it is not certain which are meant: put "
-                        "the missing frames back, or number them anew")
+                        "the missing frames back, or renumber them")
     for where, video, first, last, timed in ranges:
         if timed and times is None:
             raise UserError(f"{where}: seconds need frames per second, which are not known: give --fps, or fill in videos.csv")

@@ -30,13 +30,13 @@ def read(path):
         content = data.decode("cp1252", "replace").replace("\ufffd", "\0")
         print(f"note: {path}: is not UTF-8; read as Windows-1252")
     if "\0" in content or len(data) > LIMIT:
-        raise UserError(f"{path}: is no text of at most {LIMIT >> 20} MB: save it as UTF-8 text")
+        raise UserError(f"{path}: is not a text file of at most {LIMIT >> 20} MB: save it as UTF-8 text")
     return content.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def rows(path):
-    """The lines of a table that are not empty: list of (line number, cells). Cells are apart by the one of tab, semicolon, |
-    and comma of which the first line has most; where it has none, by blanks. Raises UserError.
+    """The lines of a table that are not empty: list of (line number, cells). The delimiter is the one of tab, semicolon, |
+    and comma that is most frequent in the first line; blanks where it has none. Raises UserError.
     """
     content = read(path)
     first = re.sub('"[^"]*"', "", content.lstrip().partition("\n")[0])

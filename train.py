@@ -116,7 +116,7 @@ def train_epoch(network, optimizer, batches, epoch, step, autocast, cfg, tick=la
     network: a ReconCAE, or what `ranks.network_of` makes of it: of each batch a process has a part, but weights come from the
     scores of the whole. Returns the epoch's statistics, the cubes' weights (n,) in order of the batches, and step.
     """
-    model, log = getattr(network, "module", network), EpochLog()
+    model, log = getattr(network, "module", network), EpochLog(tick)
     for batch in batches:
         weights = self_paced(model, batch, epoch, step, autocast, cfg, log)  # (B,)
         ranks.train_mode(model, batch.raw)
@@ -128,7 +128,6 @@ def train_epoch(network, optimizer, batches, epoch, step, autocast, cfg, tick=la
         optimizer.step()
         step += epoch >= cfg.warmup_epoch
         log.add(batch.count, weights, loss, raw_errors)
-        tick(batch.count)
     ranks.same_statistics(model)
     return log.statistics(), torch.cat(log.weights), step
 

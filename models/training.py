@@ -117,13 +117,15 @@ def resumed(stage, name, ending):
 class EpochLog:
     """What an epoch did; values stay on the device until it is over, so no batch waits."""
 
-    def __init__(self):
-        self.weights, self.thresholds, self.sums, self.count = [], [], [], 0
+    def __init__(self, tick):
+        """tick is told the number of cubes of each batch."""
+        self.weights, self.thresholds, self.sums, self.count, self.tick = [], [], [], 0, tick
 
     def add(self, count, weights, loss, raw_errors):
         self.weights.append(weights)
         self.sums.append(torch.stack([loss.detach() * count, raw_errors.detach().sum()]))
         self.count += count
+        self.tick(count)
 
     def statistics(self):
         loss, score = (ranks.total(torch.stack(self.sums).cpu().double().sum(dim=0)) / self.count).tolist()

@@ -11,7 +11,7 @@ import scipy.sparse
 from utils import names, text
 from utils.datasets import IMAGES, RAW, listing, times
 from utils.errors import UserError
-from utils.files import load_array
+from utils.files import load_array, size
 from utils.frames import decode_image
 from utils.ranges import Range, abnormal, read_ranges
 
@@ -224,6 +224,7 @@ def _part(root, name):
 
 def _variable(path, name):
     """A variable of a MATLAB file."""
+    size(path)  # a named pipe would be waited for
     try:
         return np.asarray(scipy.io.loadmat(path)[name])
     except Exception as error:  # scipy raises many types for damaged files

@@ -3,6 +3,7 @@ kills them: at the k-th change to the disk, half-way through a file, or after so
 """
 
 import builtins
+import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -84,11 +85,15 @@ class Run:
     def kill(self, number=signal.SIGKILL):
         """Signals the process group, as a terminal or a machine that runs out of memory does."""
         for send in (os.killpg, os.kill):  # before it has a group: the process
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 send(self.process.pid, number)
-                return
-            except ProcessLookupError:
-                pass
+                break
+        if number == signal.SIGKILL:  # its stages die with it, a moment later where the machine is busy
+            self.process.join(5)
+            with contextlib.suppress(ProcessLookupError):
+                for _ in range(100):
+                    os.killpg(self.process.pid, 0)
+                    time.sleep(0.01)
 
 
 def run(folder, name, words=None, fault=None, seconds=60):

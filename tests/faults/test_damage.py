@@ -5,7 +5,7 @@ import re
 import shutil
 
 import pytest
-from stages import BOXES, FLOW, NAME, ROWS, SMALL, outputs, run
+from stages import BOXES, FLOW, NAME, ROWS, SMALL, Changes, die, outputs, resumed, run
 from trees import ucsd_tree
 
 WORDS = [*NAME, *FLOW, *BOXES, *SMALL, "--use_flow", "true"]
@@ -90,3 +90,18 @@ def test_every_damaged_file_is_repaired(finished, tmp_path, long, count):
             wrong.append(str(error))
         shutil.rmtree(folder)
     assert not wrong, "\n\n".join(wrong)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda data: b"", lambda data: data[:len(data) // 2], lambda data: b"[" * 200_000,
+    lambda data: data.replace(b'"rows"', b'"Rows"'), lambda data: data.replace(b"0.0", b"5.0", 1),
+], ids=["empty", "half", "brackets", "other key", "other number"])
+def test_a_damaged_piece_of_a_stopped_stage_is_made_again(made, tmp_path, damage):
+    joined = next(k for k, (event, path, _) in enumerate(made("boxes").changes)
+                  if event == "open" and path.endswith("/bboxes.npy.part"))
+    folder = shutil.copytree(made("boxes").start, tmp_path / "tree")
+    assert run(folder, "boxes", fault=Changes(joined, die)).code < 0
+    piece = folder / "data/UCSDped2/test/boxes.part/00000000.json"
+    assert damage(piece.read_bytes()) != piece.read_bytes()
+    piece.write_bytes(damage(piece.read_bytes()))
+    resumed(folder, made, "boxes", "a damaged piece")

@@ -64,7 +64,8 @@ def test_a_second_signal_ends_it_at_once(made, tmp_path):
     folder = shutil.copytree(made("train").start, tmp_path / "tree")
     running = at_work(folder, "train", STARTED["train"])
     running.kill(signal.SIGINT)
-    time.sleep(0.1)
+    while running.process.is_alive() and "stopping after" not in running.log.read_text():
+        time.sleep(0.001)
     begun = time.monotonic()
     running.kill(signal.SIGINT)
     assert running.end().code == -signal.SIGINT and time.monotonic() - begun < 2  # which a shell shows as 130

@@ -59,8 +59,8 @@ def start(stage, shown, command):
     print(f"== {stage}: python {' '.join(shown)}", flush=True)
     code = python(command)
     if code:
-        then = "once that is mended, the same command goes on" if code == 2 else "the same command goes on"
-        print(f"== {stage} ended with exit code {code}; {then} from there", file=sys.stderr)
+        then = "fix that, then run the same command to resume" if code == 2 else "run the same command to resume"
+        print(f"== {stage} ended with exit code {code}; {then}", file=sys.stderr)
         sys.exit(code if code > 0 else 128 - code)
 
 

@@ -206,7 +206,7 @@ def test_names_of_videos_in_folders_of_folders(copy):
     (["a b", "in"], ["a b", "letters"]),
     (["b", "nowhere"], ["nowhere", "no such file"]),
     (["b", "configs"], ["configs", "no videos and no frames"]),
-    (["b", "labels.csv"], ["labels.csv", "cannot read this as a video"]),
+    (["b", "labels.csv"], ["labels.csv", "cannot be read as a video"]),
     (["b", "in", "--fps", "0"], ["--fps 0"]),
     (["b", "in", "--labels", "bad.csv"], ["bad.csv", "line 1"]),
     (["b", "in", "--labels", "far.csv"], ["far.csv", "Nacht", "has 30 frames"]),

@@ -19,7 +19,6 @@ zeros.
 
 import argparse
 import functools
-import os
 import shutil
 from pathlib import Path
 
@@ -289,7 +288,7 @@ def flow_of_video(cfg, video, field):
             for t in range(len(video)):
                 files.save_array(part / video.flow_file(t).name, field(t).astype(cfg.flow_dtype))
                 bar.update()
-            os.rename(part, video.flow_folder)
+            files.rename(part, video.flow_folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
     stages.Flow(cfg, video, frames.size_of(video), lambda: ["converted", 0], given=True).finish(0, ())

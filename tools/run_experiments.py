@@ -12,8 +12,8 @@ reads   a file of experiments (those in experiments/ are examples):
 writes  experiments/NAME/table.md, table.csv       AUROC: mean and deviation over seeds, interval over videos, wall time
         experiments/NAME/runs/ROW/seed_S/          every run's own models, results and run.log
         experiments/NAME/shared/                   boxes and cubes, made once for all runs that need the same
-A stopped experiment goes on where it was. A dataset that is not there is reported as absent. Rows that differ only in how
-the training ends (average_last, recalibrate_bn, score_every) are trained once.
+Run the same command to resume a stopped experiment. A dataset that is not there is reported as absent. Rows that differ only in
+how the training ends (average_last, recalibrate_bn, score_every) are trained once.
 """
 
 import argparse

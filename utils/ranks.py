@@ -18,17 +18,13 @@ STAGE = datetime.timedelta(days=14)  # videos and blocks can take days; a proces
 def start(device=None):
     """Joins the other processes; device: what the work is done on, None for the CPU. Does nothing for one process.
 
-    Raises UserError where they were started without torchrun's variables, or two of them have one card.
+    Raises UserError where two of them have one card.
     """
     if WORLD == 1:
         return
     cuda = device is not None and device.type == "cuda"
     if not dist.is_initialized():
-        try:
-            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=BATCH)
-        except ValueError as error:
-            raise UserError(f"WORLD_SIZE is {WORLD}, but this process cannot join others ({error}): start it by torchrun, or "
-                            "unset WORLD_SIZE") from None
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=BATCH)
     card = f"{platform.node()} {torch.cuda.get_device_properties(device).uuid}" if cuda else str(RANK)
     cards = from_all(card)
     if len(set(cards)) < WORLD:

@@ -50,7 +50,7 @@ def test_the_first_signal_waits_for_the_item_at_work(made, name, number, tmp_pat
     running.kill(number)
     done = running.end()
     assert done.code == 128 + number, done.text
-    assert done.text.count("stopping after") == 1 and done.text.count("stopped; the same command goes on") == 1, done.text
+    assert done.text.count("stopping after") == 1 and done.text.count("stopped; run the same command to resume") == 1, done.text
     assert "Traceback" not in done.text
     assert not [p for p in outputs(folder) if p.endswith(".part")]
     saved = {"flow": "optical_flow/UCSDped2/Test/Test001/002.npy", "boxes": "data/UCSDped2/test/boxes.part/00000000.json",

@@ -21,7 +21,7 @@ def save(figure, path):
         warnings.filterwarnings("always", "Glyph")
         figure.savefig(file, format="png", dpi=130, bbox_inches="tight")
     if any(str(warning.message).startswith("Glyph") for warning in caught):
-        print(f"note: {path.name}: no installed font has all letters of the names; install one, such as Noto Sans CJK")
+        print(f"note: {path}: no installed font has all letters of the names; install one, such as Noto Sans CJK")
 
 
 def roc(fpr, tpr, auroc, eer, title):

@@ -19,6 +19,7 @@ from trees import draw, ucsd_tree, write_frames
 
 from fore_det.boxes import moving
 from utils import datasets, films, frames
+from utils.errors import UserError
 
 RATE = 25
 
@@ -51,13 +52,65 @@ def read(path):
     return list(frames.load(datasets.Video("v", film, ("",) * films.read(film).count, True), range(films.read(film).count)))
 
 
-@pytest.mark.parametrize("name, codec", [("a.avi", "mpeg4"), ("a.mp4", "libx264"), ("a.mpg", "mpeg2video"), ("a.mkv", "mjpeg")])
+@pytest.mark.parametrize("name, codec", [("a.avi", "mpeg4"), ("a.mp4", "libx264"), ("a.mpg", "mpeg2video"), ("a.mkv", "mjpeg"),
+                                         ("a.avi", "libx264")])
 def test_progressive_films_give_the_bytes_of_opencv(place, name, codec):
     encode(name, draw(12, 1, size=(96, 128))[0], codec, pix_fmt="yuvj420p" if codec == "mjpeg" else "yuv420p")
     capture = cv2.VideoCapture(name)
     for frame in read(name):
         np.testing.assert_array_equal(frame, capture.read()[1])
     assert not capture.read()[0]
+    np.testing.assert_allclose(films.read(name).times[:12], np.arange(12) / RATE, atol=1e-3)
+
+
+def test_a_title_that_is_not_utf_8(place):
+    with av.open("a.avi", "w") as container:
+        container.metadata["title"] = "TITLETITLE"
+        stream = container.add_stream("mpeg4", rate=RATE)
+        stream.height, stream.width, stream.pix_fmt = 96, 128, "yuv420p"
+        for image in draw(5, 1, size=(96, 128))[0]:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
+        container.mux(stream.encode())
+    content = Path("a.avi").read_bytes()
+    assert b"TITLETITLE" in content
+    Path("a.avi").write_bytes(content.replace(b"TITLETITLE", "Straße Süd".encode("cp1252")))
+    assert len(read("a.avi")) == 5
+
+
+def test_a_film_cut_short_gives_all_frames_before_the_cut(place, capfd):
+    encode("long.flv", draw(40, 1, size=(96, 128))[0], "libx264")
+    content = Path("long.flv").read_bytes()
+    for share in (0.5, 0.6, 0.7, 0.8):
+        Path("a.flv").write_bytes(content[:int(len(content) * share)])
+        numbers = [number for number, _ in films.decode("a.flv", quiet=True)]
+        assert len(numbers) >= films.read("a.flv").count - 1 and numbers == sorted(numbers)
+
+
+def test_an_interlaced_film_whose_size_changes(place):
+    for name, size in (("a.ts", (96, 128)), ("b.ts", (128, 160))):
+        encode(name, draw(12, 1, size=size)[0], "mpeg2video", "+ilme+ildct")
+    Path("c.ts").write_bytes(Path("a.ts").read_bytes() + Path("b.ts").read_bytes())
+    with pytest.raises(UserError, match="c.ts: frame 1[23] is 160x128"):
+        read("c.ts")
+
+
+def test_a_sound_recording_with_a_cover_is_no_video(place):
+    encode("cover.mkv", draw(1, 1, size=(96, 128))[0], "mjpeg", pix_fmt="yuvj420p")
+    with av.open("cover.mkv") as cover, av.open("a.mp4", "w") as container:
+        stream = container.add_stream_from_template(cover.streams.video[0])
+        stream.disposition = av.stream.Disposition.attached_pic
+        for packet in cover.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                container.mux(packet)
+    with pytest.raises(UserError, match="no frames in this video"):
+        films.read(Path("a.mp4"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
+def test_a_pipe_among_the_videos_is_not_waited_for(place):
+    os.mkfifo("a.mp4")
+    assert "a.mp4: cannot be read (it is no file)" in run_script("tools.prepare_videos", "own", "a.mp4", rc=2).stderr
 
 
 @pytest.mark.parametrize("name, codec", [("a.mpg", "mpeg2video"), ("a.avi", "mpeg4"), ("a.ts", "mpeg2video")])

@@ -31,8 +31,11 @@ def read(path):
 @functools.cache
 def _read(path, size, changed):
     with _opened(path) as (container, stream):
-        packets = [(p.pts, p.dts, p.is_keyframe, p.duration) for p in container.demux(stream) if p.size and not p.is_discard]
-        unit, rate, header = stream.time_base, stream.average_rate or stream.guessed_rate, stream.frames
+        every = [p for p in container.demux(stream) if p.size]
+        packets = [(p.pts, p.dts, p.is_keyframe, p.duration) for p in every if not p.is_discard]  # by an edit list
+        unit, rate = stream.time_base, stream.average_rate or stream.guessed_rate
+        header = max(0, stream.frames - (len(every) - len(packets)))
+        guessed = container.format.name == "avi" and stream.codec_context.has_b_frames  # AVI holds no times of display
     start = next((k for k, packet in enumerate(packets) if packet[2]), 0)  # nothing before can be decoded
     packets = packets[start:]
     if not packets:
@@ -42,10 +45,10 @@ def _read(path, size, changed):
     if len(set(stamps)) < len(stamps) or None in [pts for pts, *_ in packets] or order != sorted(order):  # or joined films
         times = np.arange(len(packets) + 1) / float(rate) if rate else None
         return Film(None, times, len(packets), header)
-    stamps = sorted(stamps)
-    last = packets[-1][3] or (np.median(np.diff(stamps)) if len(stamps) > 1 else 1 / (rate or 1) / unit)
+    stamps = order if guessed else sorted(stamps)
+    last = not guessed and packets[-1][3] or (np.median(np.diff(stamps)) if len(stamps) > 1 else 1 / (rate or 1) / unit)
     times = (np.array([*stamps, stamps[-1] + float(last)]) - stamps[0]) * float(unit)
-    return Film(tuple(stamps), times, len(stamps), header)
+    return Film(None if guessed else tuple(stamps), times, len(stamps), header)
 
 
 def note(path):
@@ -68,7 +71,7 @@ def decode(path, wanted=None, quiet=False):
     """
     damaged = []
     with _opened(path) as (container, stream):
-        stream.thread_type = "AUTO"
+        stream.thread_type = "SLICE"  # with threads over frames PyAV loses the last ones of a film that is cut short
         for number, frame in _progressive(_numbered(container, stream, read(path), path), path, quiet):
             if frame.is_corrupt:
                 damaged.append(number + 1)
@@ -103,15 +106,18 @@ def _numbered(container, stream, film, path):
 
 def _progressive(numbered, path, quiet):
     """The same pairs, interlaced frames made progressive."""
-    graph, waiting = None, deque()
+    graph, size, waiting = None, None, deque()
     for number, frame in numbered:
         if graph is None and not frame.interlaced_frame:
             yield number, frame
             continue
         if graph is None:
-            graph = _deinterlacer(frame)
+            graph, size = _deinterlacer(frame), (frame.width, frame.height)
             if not quiet:
                 print(f"note: {path}: is interlaced: its frames are deinterlaced (bwdif)")
+        if (frame.width, frame.height) != size:
+            raise UserError(f"{path}: frame {number + 1:,} is {frame.width}x{frame.height} (width x height), those before it "
+                            f"{size[0]}x{size[1]}: split the video there")
         waiting.append(number)
         graph.push(frame)
         yield from _pulled(graph, waiting)
@@ -141,10 +147,13 @@ def _opened(path):
     """A film's container and its stream of frames. It is read as a file, and nothing that it may name beside itself."""
     import av  # here, for only films need it
 
+    if not os.path.isfile(path):  # a named pipe would be waited for
+        raise UserError(f"{path}: cannot be read (it is no file)")
     try:
-        with open(path, "rb") as file, av.open(file, options={"protocol_whitelist": ""}) as container:
+        with (open(path, "rb") as file,
+              av.open(file, options={"protocol_whitelist": ""}, metadata_errors="replace") as container):
             stream = container.streams.best("video")
-            if stream is None:
+            if stream is None or stream.disposition & av.stream.Disposition.attached_pic:  # the cover of a sound recording
                 raise UserError(f"{path}: there are no frames in this video")
             yield container, stream
     except av.FFmpegError as error:

@@ -146,7 +146,10 @@ def test_times_of_a_phone_film_of_variable_rate(place):
     assert Path("raw_datasets/own/labels.csv").read_text().splitlines()[1:] == ["phone,4,6"]
     run_script("tools.prepare_videos", "thin", "phone.mp4", "--fps", "1")
     listed = list(csv.DictReader(Path("raw_datasets/thin/videos.csv").open()))
-    assert listed[0]["frames"] == "5"  # what is seen at 0, 1, 2, 3 and 4 seconds
+    assert (listed[0]["frames"], listed[0]["fps"]) == ("5", "1")  # what is seen at 0, 1, 2, 3 and 4 seconds
+    done = run_script("tools.prepare_videos", "uneven", "phone.mp4", "--fps", "10")
+    assert "phone.mp4: frames are up to 1 s apart" in done.stdout  # in place of seconds by the mean rate
+    assert list(csv.DictReader(Path("raw_datasets/uneven/videos.csv").open()))[0]["fps"] == ""
 
 
 def test_an_upright_phone_film_is_the_right_way_up(place):

@@ -96,9 +96,15 @@ def plan(source, fps, long_side):
     """Which frames are kept and how they get into the dataset."""
     times = times_of(source, fps)
     kept = list(range(source.count))
-    if fps and not source.frames and times is not None:  # the frame that is seen at each tick
-        kept = np.unique(np.searchsorted(times[:-1], np.arange(0, times[-1] - 1e-6, 1 / fps) + 1e-6, "right") - 1).tolist()
     rate = None if times is None else len(kept) / times[-1]
+    if fps and not source.frames and times is not None:
+        seen = np.searchsorted(times[:-1], np.arange(0, times[-1] - 1e-6, 1 / fps) + 1e-6, "right") - 1  # at each tick
+        kept = np.unique(seen).tolist()
+        if len(kept) < source.count:
+            rate = fps if len(kept) == len(seen) else None
+        if rate is None:
+            print(f"note: {source.path}: frames are up to {np.diff(times).max():.3g} s apart: thinned to {fps:g} fps, its "
+                  "events have no seconds")
     shrink = min(1.0, (long_side or 1e9) / max(source.size))
     size = tuple(max(1, round(side * shrink)) for side in source.size)
     readable = source.frames or source.path.suffix.lower() in datasets.VIDEOS

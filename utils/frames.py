@@ -59,8 +59,8 @@ def load(video, wanted, workers=0, on_bad_frame="stop", repeated=None):
                 repeated.add(video.frames[t])
         if last is not None and frame.shape != last.shape:
             name = f"{t + 1:,}" if video.is_file else video.frames[t]
-            raise UserError(f"{video.path}: frame {name} is {frame.shape[0]}x{frame.shape[1]} (height x width), those before it "
-                            f"{last.shape[0]}x{last.shape[1]}")
+            raise UserError(f"{video.path}: frame {name} is {frame.shape[0]}x{frame.shape[1]} (height x width), those before "
+                            f"it {last.shape[0]}x{last.shape[1]}")
         last, blank = frame, blank and frame.min() == frame.max()
         yield frame
     if blank:

@@ -1,5 +1,6 @@
 """Every setting of the suite in one table: name, type, default, which stages read it, help."""
 
+from configparser import ConfigParser
 from typing import Any, NamedTuple
 
 from utils.device import FORMATS
@@ -18,10 +19,9 @@ class Setting(NamedTuple):
     def parse(self, text):
         """The value that a word of a config file or a command line stands for. Raises ValueError."""
         if self.type is bool:
-            words = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
-            if text.lower() not in words:
+            if text.lower() not in ConfigParser.BOOLEAN_STATES:
                 raise ValueError("must be true or false")
-            return words[text.lower()]
+            return ConfigParser.BOOLEAN_STATES[text.lower()]
         if isinstance(self.type, tuple):
             if text not in self.type:
                 raise ValueError(f"must be one of {', '.join(self.type)}")

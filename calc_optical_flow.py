@@ -25,7 +25,7 @@ from utils.datasets import window
 from utils.device import use_threads, workers
 from utils.errors import UserError
 from utils.locks import locked
-from utils.run import Clock, finishing, progress, run
+from utils.run import Clock, finishing, print_next, progress, run
 
 
 def main():
@@ -61,7 +61,7 @@ def main():
     count = sum(ranks.from_all(count))
     print(f"wrote {count:,} flow files below {Path(cfg.flow_root_dir, dataset.name)} in {clock():,.0f} s "
           f"({total - count:,} were done)")
-    print(f"next: python extract_bbox.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
+    print_next("extract_bbox.py", cfg)
 
 
 def calculate(cfg, method, flow, tick):

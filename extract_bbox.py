@@ -27,7 +27,7 @@ from utils.config import dataset_of, parse_config
 from utils.datasets import window
 from utils.device import device_of, use_threads, workers
 from utils.errors import UserError
-from utils.run import finishing, progress, run
+from utils.run import finishing, print_next, progress, run
 from utils.stc import crop, not_empty
 
 NO_BOXES = np.empty((0, 4), np.float32)
@@ -43,7 +43,7 @@ def main():
             repeated = set() if stage.given else extract(cfg, dataset, stage)
             if ranks.RANK == 0:
                 facts |= join(dataset, stage, repeated, cfg.boxes_from)
-    print(f"next: python extract_stc.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
+    print_next("extract_stc.py", cfg)
 
 
 def source_of(cfg):

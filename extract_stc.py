@@ -22,7 +22,7 @@ from utils.boxes import Boxes
 from utils.config import dataset_of, parse_config
 from utils.datasets import window
 from utils.device import workers
-from utils.run import progress, run
+from utils.run import print_next, progress, run
 from utils.stc import crops
 
 
@@ -38,7 +38,7 @@ def main():
         if repeated:
             print(f"warning: {len(repeated):,} frames are damaged; each was replaced by the previous frame")
         print(f"wrote {', '.join(stages.cube_files(cfg))} in {stage.folder}: {len(boxes):,} cubes in {facts['seconds']:,.0f} s")
-    print(f"next: python train.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
+    print_next("train.py", cfg)
 
 
 def extract(cfg, dataset, boxes, stage):

@@ -3,15 +3,14 @@
 
     calc_optical_flow.py -> extract_bbox.py -> extract_stc.py -> train.py -> test.py -> python -m tools.report
 
-Every stage runs as a process of its own and looks for itself whether there is something to do; it says why. All flags of
-the stages are taken here and handed on to those that know them. A stage that fails ends the run with its exit code. The
-flow is left out where nothing reads it (--boxes_from without --use_flow).
+Each stage is a process of its own, which says what it has to do and why, and gets the flags that it knows. A stage that
+fails ends the run with its exit code. Flow that nothing reads (--boxes_from without --use_flow) is skipped.
 
---dry_run starts nothing and tells what would be done: which stages are done, to do or stale and why, whether frames,
-weights and room on the disk are there, and how long it will take (python -m tools.doctor).
+--dry_run runs no stage. It prints which stages are done, to do or outdated and why, which frames or weights are missing,
+and the time and disk space that the run needs (python -m tools.doctor).
 
---model data/OTHER/MODE scores the videos with models that were trained on others: training is left out, and the settings
-that decide what a cube is (use_flow, patch_size, context_frame_num, context_of_num, border_mode) are the model's.
+--model data/OTHER/MODE scores the videos with models trained on others: training is skipped, and the cube settings
+(use_flow, patch_size, context_frame_num, context_of_num, border_mode) are the model's.
 """
 
 import os
@@ -23,7 +22,7 @@ from utils import record, stages
 from utils.config import STAGES, SUITE, parse_config, stage_takes
 from utils.errors import UserError
 from utils.record import SCRIPTS
-from utils.run import run, run_stage
+from utils.run import PIPELINE, run, run_stage
 
 SHAPE = ("use_flow", "patch_size", "context_frame_num", "context_of_num", "border_mode")  # what a cube is
 REPORT = ("config", "data_root_dir", "results_dir", "device")  # what the report takes of the flags
@@ -67,7 +66,7 @@ def start(stage, shown, command):
 def python(command):
     """Runs Python in a process of its own that finds the suite's packages; returns its exit code."""
     path = os.pathsep.join(filter(None, (str(SUITE), os.environ.get("PYTHONPATH"))))
-    return run_stage([sys.executable, *command], env={**os.environ, "PYTHONPATH": path})
+    return run_stage([sys.executable, *command], env={**os.environ, "PYTHONPATH": path, PIPELINE: "1"})
 
 
 def settings_of_model(cfg, given):

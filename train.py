@@ -35,7 +35,7 @@ from utils.boxes import Boxes
 from utils.config import parse_config
 from utils.cubes import BlockCubes, Cubes
 from utils.device import device_of, precision_of, use_threads, warn_of_busy_cores
-from utils.run import Clock, finishing, progress, run
+from utils.run import Clock, finishing, print_next, progress, run
 
 
 def main():
@@ -50,7 +50,7 @@ def main():
         with stage.writing(stages.train_room(cfg, len(cubes), network_of(cfg, cubes))) as facts:
             facts |= train(cfg, stage, cubes, boxes)
         print(f"wrote {', '.join(facts.get('models', ()))} in {stage.folder}: {facts['seconds']:,.0f} s")
-    print(f"next: python test.py --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
+    print_next("test.py", cfg)
 
 
 def train(cfg, stage, cubes, boxes):

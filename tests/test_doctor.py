@@ -1,4 +1,4 @@
-"""run_pipeline.py --dry_run: what it foretells is what the stages then do, and it writes nothing but rates."""
+"""run_pipeline.py --dry_run: what it predicts is what the stages then do, and it writes nothing but rates."""
 
 import os
 import shutil
@@ -39,15 +39,15 @@ def test_nothing_is_written_but_rates_which_are_measured_once(suite, tmp_path):
 
     ucsd_tree(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    found, told = states(*WORDS)
+    found, output = states(*WORDS)
     assert found == dict.fromkeys(ORDER, "to do")
-    assert "is known to have 12 testing videos with 2010 frames" in told and "see the notes" in told
+    assert "is known to have 12 testing videos with 2010 frames" in output and "see the notes" in output
     assert sorted(set(tmp_path.rglob("*")) - set(before)) == [tmp_path / "data", tmp_path / "data" / "rates.json"]
-    assert "28 frames by dis" in told and "about 280 cubes" in told and "GB are free" in told and "measures" in told
+    assert "28 frames by dis" in output and "about 280 cubes" in output and "GB are free" in output and "measures" in output
     assert "measures" not in states(*WORDS)[1]
 
 
-def test_what_is_foretold_is_what_the_stages_do(copy):
+def test_the_stages_do_what_is_predicted(copy):
     assert states(*WORDS)[0] == dict.fromkeys(ORDER, "done")
     for flags, expected in ((["--window_size", "1"], ["done", "done", "done", "done", "outdated"]),
                             (["--seed", "7"], ["done", "done", "done", "outdated", "outdated"]),
@@ -57,9 +57,9 @@ def test_what_is_foretold_is_what_the_stages_do(copy):
         assert [row.partition(":")[0] for row in found.values()] == expected
         assert flags[0][2:] in found[ORDER[expected.index("outdated")]]
         for script, stage in zip(STAGES, ORDER):
-            told = run_script(script, *WORDS, *flags).stdout
-            made = "outdated" in told or "(28 were done)" not in told and stage == "flow"
-            assert made == (found[stage] != "done"), (stage, told)
+            output = run_script(script, *WORDS, *flags).stdout
+            made = "outdated" in output or "(28 were done)" not in output and stage == "flow"
+            assert made == (found[stage] != "done"), (stage, output)
     assert states(*WORDS, *flags)[0] == dict.fromkeys(ORDER, "done")
 
 
@@ -79,8 +79,8 @@ def test_each_block_counts_once(copy):
     shutil.copy(first, "data/UCSDped2/test/train.part")  # killed after the first block
     os.remove(second)
     os.remove("data/UCSDped2/test/train.json")
-    found, told = states(*words)
-    assert found["train"] == "to do" and "1 epochs of" in told and "-" not in told.split("left to do")[1].split("epochs")[0]
+    found, output = states(*words)
+    assert found["train"] == "to do" and "1 epochs of" in output and "-" not in output.split("left to do")[1].split("epochs")[0]
 
 
 def test_half_done_work_counts(copy):
@@ -91,19 +91,19 @@ def test_half_done_work_counts(copy):
     state["scores"] = None
     torch.save(state, "data/UCSDped2/test/model_0_0.pt")
     os.remove("data/UCSDped2/test/train.json")
-    found, told = states(*WORDS)
-    assert found["flow"] == "to do" and found["boxes"] == "done" and "5 frames by dis" in told
-    assert found["train"] == "to do" and "1 epochs of" in told
+    found, output = states(*WORDS)
+    assert found["flow"] == "to do" and found["boxes"] == "done" and "5 frames by dis" in output
+    assert found["train"] == "to do" and "1 epochs of" in output
     run_script("extract_bbox.py", *WORDS)
     part = Path("data/UCSDped2/test/boxes.part")
     made = record.load("data/UCSDped2/test/boxes.json")
     os.remove("data/UCSDped2/test/boxes.json"), os.remove("data/UCSDped2/test/bboxes.npy")
     record.write(part / "00000000.json", {**made, "rows": [[0, 1, 1, 20, 20]]})
-    found, told = states(*WORDS)
-    assert found["boxes"] == "to do" and "14 frames" in told and found["cubes"] == "outdated: other boxes"
+    found, output = states(*WORDS)
+    assert found["boxes"] == "to do" and "14 frames" in output and found["cubes"] == "outdated: other boxes"
 
 
-def test_changed_frames_make_all_stale(copy):
+def test_changed_frames_make_all_outdated(copy):
     shutil.copy("raw_datasets/UCSDped2/Test/Test001/001.tif", "raw_datasets/UCSDped2/Test/Test001/015.tif")
     found, _ = states(*WORDS, rc=2)
     assert "14 masks for 15 frames: no mask of frame 015.tif" in found["test"]
@@ -111,24 +111,24 @@ def test_changed_frames_make_all_stale(copy):
     assert all(row.startswith("outdated") for row in list(found.values())[:4])
 
 
-def test_what_would_stop_the_run_is_told_at_once(copy, monkeypatch):
-    found, told = states(*NAME, *SMALL, "--flow_root_dir", "new", rc=2)
+def test_what_would_stop_the_run_is_said_at_once(copy, monkeypatch):
+    found, output = states(*NAME, *SMALL, "--flow_root_dir", "new", rc=2)
     assert "download_weights flownet2" in found["flow"] and "download_weights yolov3" in found["boxes"]
-    assert "this run would stop: flow, boxes" in told
+    assert "this run would stop: flow, boxes" in output
     (copy / "broken.pth").write_bytes(b"nothing")
-    found, told = states(*WORDS, "--data_root_dir", "other", "--detector", "yolov3", "--detector_weights", "broken.pth", rc=2)
-    assert "boxes       cannot be done: broken.pth" in told and "would stop: boxes (see above)" in told
+    found, output = states(*WORDS, "--data_root_dir", "other", "--detector", "yolov3", "--detector_weights", "broken.pth", rc=2)
+    assert "boxes       cannot be done: broken.pth" in output and "would stop: boxes (see above)" in output
     np.save("theirs.npy", np.load("data/UCSDped2/test/bboxes.npy"))  # boxes of others need neither flow nor weights
-    found, told = states(*NAME, "--data_root_dir", "other", "--boxes_from", "theirs.npy", *SMALL)
-    assert list(found) == ORDER[1:] and "about" not in told.split("left to do")[1]
-    found, told = states(*WORDS, "--boxes_from", "none.npy", rc=2)
-    assert "none.npy: no such file" in found["boxes"] and "cubes, " not in told.split("would stop")[1]
+    found, output = states(*NAME, "--data_root_dir", "other", "--boxes_from", "theirs.npy", *SMALL)
+    assert list(found) == ORDER[1:] and "about" not in output.split("left to do")[1]
+    found, output = states(*WORDS, "--boxes_from", "none.npy", rc=2)
+    assert "none.npy: no such file" in found["boxes"] and "cubes, " not in output.split("would stop")[1]
     os.remove("raw_datasets/UCSDped2/Test/Test001_gt/001.bmp")
     assert "Test001" in states(*WORDS, rc=2)[0]["test"]
     shutil.rmtree("raw_datasets/UCSDped2/Test/Test001_gt"), shutil.rmtree("raw_datasets/UCSDped2/Test/Test002_gt")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    found, told = states(*WORDS, "--seed", "3", rc=2)
-    assert "no room at" in told and "0.00 GB are free" in told
+    found, output = states(*WORDS, "--seed", "3", rc=2)
+    assert "no room at" in output and "0.00 GB are free" in output
 
 
 def test_through_the_pipeline(copy):

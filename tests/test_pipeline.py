@@ -274,6 +274,12 @@ def test_run_pipeline_skips_what_is_done_and_passes_exit_codes_on(copy):
     assert done.stdout.count("done with the same settings and input") == 4 and "frame AUROC" in done.stdout
     failed = subprocess.run([*command, "--videos", "9"], capture_output=True, text=True)
     assert failed.returncode == 2 and "there is no video 9" in failed.stderr and "Traceback" not in failed.stderr
+    shutil.rmtree("data/UCSDped2")
+    first = subprocess.run([*command, *words], capture_output=True, text=True)
+    assert first.returncode == 0 and "wrote data" in first.stdout, first.stderr
+    assert "next: " not in first.stdout and "not made yet" not in first.stdout  # the pipeline starts the next stage itself
+    os.remove("data/UCSDped2/test/train.json")
+    assert "next: python test.py --dataset_name UCSDped2" in run_script("train.py", *command[2:], *words).stdout
 
 
 def test_a_stage_is_replaced_by_writing_its_file(copy):

@@ -1,12 +1,11 @@
-"""What a run would do, what it lacks and what it would cost, before anything is started.
+"""What a run would do, what is missing and what it would cost, before anything starts.
 
     python run_pipeline.py --dataset_name D --mode MODE [flags] --dry_run
 
-Frames found, and whether they are as many as the dataset is known to have; packages, device, weights; per stage whether
-it is done, to do, or outdated and why; its time and its room on the disk, and what is free there. Time comes from rates that
-are measured on this machine, once for each method and size (some seconds), and kept in data/rates.json; nothing else is
-written (torchvision may fetch the weights of its models). Before there are boxes, 10 per frame are assumed. Ends with exit
-code 2 where something would stop the run.
+Prints the frames, packages, device and weights; for each stage whether it is done, to do, or outdated and why; its time and
+disk space. Times come from rates that are measured on this machine once (some seconds) and kept in data/rates.json; nothing
+else is written (torchvision may download the weights of its models). Before there are boxes, 10 per frame are assumed.
+Exit code 2: something would stop the run.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""How fast this machine is: rates that are measured once and kept, for the time that a run will take."""
+"""How fast this machine is: rates, measured once and kept, from which the time of a run is estimated."""
 
 import platform
 import statistics
@@ -6,6 +6,7 @@ import time
 
 import cv2
 import numpy as np
+import torch
 
 from fore_det import detector
 from fore_det.boxes import moving
@@ -25,7 +26,7 @@ class Rates:
             self.known = {}
 
     def __call__(self, what, measure):
-        """The rate of `what`: as it is known, else what measure() gives, which is kept."""
+        """The known rate of `what`, else what measure() returns, which is saved."""
         own = self.known.setdefault(self.machine, {})
         if what not in own:
             print(f"measures    {what}", flush=True)
@@ -35,7 +36,7 @@ class Rates:
 
 
 def per_second(count, work, seconds=1.0):
-    """Items per second of work(), which does `count`: the median of runs for some seconds, after one to get warm."""
+    """Items per second of work(), which does `count`: the median of runs for some seconds, after a warm-up run."""
     times, start = [], time.perf_counter()
     work()
     while not times or len(times) < 9 and time.perf_counter() - start < seconds:
@@ -84,7 +85,7 @@ def boxes(cfg, first, device):
 
 
 def cubes(first, span, patch_size):
-    """Frames per second that are decoded, and cubes per second of `span` patches that are cut out of decoded ones."""
+    """Frames decoded per second, and cubes of `span` patches cut out of decoded frames per second."""
     images = first(8)
     near = (images * span)[:span]
     return [per_second(len(images), lambda: first(8)),
@@ -92,12 +93,10 @@ def cubes(first, span, patch_size):
 
 
 def network(model, shapes, precision, device):
-    """Cubes per second that get self-paced weights, that are scored, that are learnt from.
+    """Cubes per second in the self-paced pass, in scoring, and in training.
 
     model: a ReconCAE; shapes: (B, 3T, P, P), and (B, 2T, P, P) with flow; precision: fp32 or bf16.
     """
-    import torch
-
     model, autocast = model.to(device, memory_format=torch.channels_last), precision_of(precision, device)
     raw, *flow = (torch.rand(shape, device=device).contiguous(memory_format=torch.channels_last) for shape in shapes)
 

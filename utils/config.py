@@ -126,7 +126,7 @@ def _parser(description, shown, stages):
     parser.add_argument("--mode", choices=MODES, default="test",
                         help="test: the testing videos alone (default); merge: training and testing videos together; "
                              "train: the training videos alone (one-class protocol, not in the paper)")
-    parser.add_argument("--config", metavar="FILE", default=None, help="config file in place of configs/D.cfg")
+    parser.add_argument("--config", metavar="FILE", default=None, help="config file instead of configs/D.cfg")
     for s in shown:
         words = s.type if isinstance(s.type, tuple) else ("true", "false") if s.type is bool else None
         default = "by dataset" if s.default is None else str(s.default).lower() if s.type is bool else s.default
@@ -137,7 +137,7 @@ def _parser(description, shown, stages):
         if s not in shown:  # the same flags can be given to all stages
             parser.add_argument(f"--{s.name}", help=argparse.SUPPRESS)
     if set(stages) == set(STAGES):
-        parser.add_argument("--dry_run", action="store_true", help="only tell what would be done, what lacks and what it costs")
+        parser.add_argument("--dry_run", action="store_true", help="only print what is to do, what is missing, and the costs")
     if "cubes" in stages:
         for kind in ("training", "testing"):
             parser.add_argument(f"--extract_{kind}_stc", action="store_true",
@@ -171,7 +171,7 @@ def _read_config(path):
             if key not in known:
                 raise UserError(f"{where}: unknown key in [{section}]{_nearest(key, known)}")
             if key in values:
-                raise UserError(f"{where}: stands in two sections: leave one of them")
+                raise UserError(f"{where}: is in two sections: remove one of them")
             values[key] = _value(known[key], _without_comment(known[key].type, words, where), where)
     return values
 

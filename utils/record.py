@@ -70,9 +70,9 @@ class Stage:
 
     @property
     def state(self):
-        """("done" | "to do" | "outdated", why). Raises UserError where somebody replaced an output."""
+        """("done" | "to do" | "outdated", why; "" for nothing there). Raises UserError if somebody replaced an output."""
         if self.old is None:
-            return "to do", "yours: made without this suite" if self.given else "not made yet"
+            return "to do", "yours: made without this suite" if self.given else ""
         if self.old.get("unfinished"):
             return "to do", f"not finished, or {self.path.name} is damaged; making them again"
         given = ", ".join(self.old.get("given", ()))
@@ -101,9 +101,10 @@ class Stage:
         return piece if piece and piece["key"] == self.wanted["key"] else None
 
     def is_done(self):
-        """Whether there is nothing to do; says so, and with --verify holds inputs and outputs to their contents."""
+        """Whether there is nothing to do; says why or why not, and with --verify holds inputs and outputs to their contents."""
         state, why = self.state
-        print(f"{self.folder}: {MADE[self.name]} are {why}")
+        if why:
+            print(f"{self.folder}: {MADE[self.name]} are {why}")
         if self.cfg.verify and ranks.RANK == 0:
             for path in self.read:
                 verify(path, self.contents.get(path, {}), own=False)

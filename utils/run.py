@@ -20,6 +20,7 @@ from tqdm import tqdm
 from utils.errors import UserError
 
 SUITE = Path(__file__).resolve().parent.parent
+PIPELINE = "LBR_SPR_PIPELINE"  # environment variable that run_pipeline.py sets for its stages
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-contrib-python", "scikit-learn", "scipy")
 MEMORY = (r"(?i)(out of|not enough|insufficient|cannot allocate|can't allocate|unable to allocate).{0,9} memory|_ALLOC_FAILED|"
           r"bad_alloc|can't start new thread|unable to allocate")  # as CUDA, torch, C++, Python, numpy and OpenCV say it
@@ -229,6 +230,12 @@ def versions():
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
+
+
+def print_next(script, cfg):
+    """Names the script to run next, unless run_pipeline.py starts it."""
+    if PIPELINE not in os.environ:
+        print(f"next: python {script} --dataset_name {cfg.dataset_name} --mode {cfg.mode}")
 
 
 class Clock:

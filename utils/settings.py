@@ -1,5 +1,6 @@
 """Every setting of the suite in one table: name, type, default, which stages read it, help."""
 
+from configparser import ConfigParser
 from typing import Any, NamedTuple
 
 from utils.device import FORMATS
@@ -18,10 +19,9 @@ class Setting(NamedTuple):
     def parse(self, text):
         """The value that a word of a config file or a command line stands for. Raises ValueError."""
         if self.type is bool:
-            words = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
-            if text.lower() not in words:
+            if text.lower() not in ConfigParser.BOOLEAN_STATES:
                 raise ValueError("must be true or false")
-            return words[text.lower()]
+            return ConfigParser.BOOLEAN_STATES[text.lower()]
         if isinstance(self.type, tuple):
             if text not in self.type:
                 raise ValueError(f"must be one of {', '.join(self.type)}")
@@ -46,21 +46,21 @@ SETTINGS = {s.name: s for s in (
     S("frame_step", int, 1, "flow boxes cubes train test",
       "boxes, cubes and scores for every K-th frame alone; windows still reach the true neighbours (for trials)", 1, 10 ** 9),
     S("on_bad_frame", ("stop", "repeat"), "stop", "flow boxes cubes",
-      "an unreadable frame ends the stage, or the frame before it stands in (with a warning)", identity=False),
+      "an unreadable frame ends the stage, or is replaced by the previous frame (with a warning)", identity=False),
     S("verify", bool, False, "flow boxes cubes train test",
-      "hold files to their contents as well: the first run with it writes their SHA-256 down, later ones compare",
+      "check the contents of files as well: the first run records their SHA-256, later runs compare",
       identity=False),
     # 1 optical flow
     S("flow_method", ("flownet2", "raft", "tvl1", "dis"), "flownet2", "flow",
       "flownet2 (official), raft (torchvision's RAFT-large), or OpenCV's tvl1 or dis (6 times faster, noisier), which need no "
       "weights"),
-    S("flow_weights", str, "", "flow", "weights file in place of the method's usual one", identity=False),
+    S("flow_weights", str, "", "flow", "weights file instead of the method's usual one", identity=False),
     S("flow_dtype", ("float16", "float32"), "float16", "flow", "number format of the flow files (official: float32)"),
     # 2 foreground boxes
     S("detector", str, "yolov3", "boxes",
       "yolov3 (official), torchvision:MODEL, onnx:FILE (YOLOX, YOLOv5, v8, v11), mmdet:CONFIG:CHECKPOINT, or none for motion "
       "boxes alone"),
-    S("detector_weights", str, "", "boxes", "weights file in place of the detector's usual one", identity=False),
+    S("detector_weights", str, "", "boxes", "weights file instead of the detector's usual one", identity=False),
     S("detector_scale", int, 608, "boxes",
       "length to which yolov3 resizes a frame's long side: 608, or 320 (avenue, ShanghaiTech); also onnx, unless the network's "
       "input has a fixed size", 32, 4096),

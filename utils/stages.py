@@ -225,7 +225,7 @@ class Flow(Stage):
         """("done" | "to do" | "outdated", why)."""
         if self.other_frames:
             return "outdated", f"the frames of {self.video.name} have changed"
-        return ("to do", "not made yet") if self.todo or not self.old or self.old.get("unfinished") else ("done", "")
+        return ("to do", "") if self.todo or not self.old or self.old.get("unfinished") else ("done", "")
 
     def begin(self):
         """Before the first file is written: removes the flow of other frames, and says in the record what is being made."""

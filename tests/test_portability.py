@@ -326,10 +326,14 @@ def test_a_planted_link_is_not_followed(copy):
     (DATA / "cubes.part").symlink_to(folder)
     files.new_folder(DATA / "cubes.part")
     assert folder.is_dir() and not (DATA / "cubes.part").is_symlink()
-    os.mkfifo(DATA / "train.part"), (DATA / ".lock").unlink(), os.mkfifo(DATA / ".lock")  # would be waited for
-    run_script("train.py", *NAME, *SMALL, "--seed", "1")
+    (DATA / "cubes.part").rmdir(), os.mkfifo(DATA / "cubes.part")
+    (DATA / ".lock").unlink(), os.mkfifo(DATA / ".lock")  # would be waited for
+    with locks.locked(DATA, shared=True):
+        pass
+    run_script("extract_stc.py", *NAME)
     (DATA / ".lock").unlink(), (DATA / ".lock").symlink_to(copy / "not_there")
-    assert "cannot be written" in run_script("extract_stc.py", *NAME, rc=2).stderr and not (copy / "not_there").exists()
+    done = run_script("extract_stc.py", *NAME, "--patch_size", "16", rc=2)
+    assert "cannot be written" in done.stderr and not (copy / "not_there").exists()
 
 
 def test_rows_are_written_where_they_belong(tmp_path):

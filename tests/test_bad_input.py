@@ -313,7 +313,7 @@ def test_links_in_circles_pipes_and_huge_images(tree, monkeypatch):
     os.symlink("Test003", "raw_datasets/UCSDped2/Test/Test003")
     refused("calc_optical_flow.py", *words, names=["Test003", "links to", "not there"])
     os.unlink("raw_datasets/UCSDped2/Test/Test003")
-    monkeypatch.setattr("utils.frames.MAX_PIXELS", 5000)
+    monkeypatch.setattr("utils.films.MAX_PIXELS", 5000)
     shutil.rmtree("optical_flow")
     refused("calc_optical_flow.py", *words, names=["60x90", "5,000 pixels"])
 

@@ -178,7 +178,7 @@ def test_a_tif_of_many_pages(place):
     Path("raw_datasets/UCSDped2/Test/Test001").mkdir(parents=True)
     cv2.imwritemulti("raw_datasets/UCSDped2/Test/Test001/001.tif", list(draw(4, 1)[0]))
     done = run_script("calc_optical_flow.py", "--dataset_name", "UCSDped2", "--flow_method", "dis", rc=2)
-    assert "001.tif" in done.stderr and "holds 4 images" in done.stderr
+    assert "001.tif" in done.stderr and "holds several images" in done.stderr
 
 
 def test_a_huge_image_is_refused_by_its_header(place):

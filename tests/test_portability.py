@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -322,8 +323,17 @@ def test_a_planted_link_is_not_followed(copy):
         assert outside.read_bytes() == b"theirs" and not (copy / "a").is_symlink()
         for path in (copy / "a", copy / "a.part"):
             path.unlink(missing_ok=True)
+    (DATA / "cubes.part").symlink_to(folder)
+    files.new_folder(DATA / "cubes.part")
+    assert folder.is_dir() and not (DATA / "cubes.part").is_symlink()
+    (DATA / "cubes.part").rmdir(), os.mkfifo(DATA / "cubes.part")
+    (DATA / ".lock").unlink(), os.mkfifo(DATA / ".lock")  # would be waited for
+    with locks.locked(DATA, shared=True):
+        pass
+    run_script("extract_stc.py", *NAME)
     (DATA / ".lock").unlink(), (DATA / ".lock").symlink_to(copy / "not_there")
-    assert "cannot be written" in run_script("extract_stc.py", *NAME, rc=2).stderr and not (copy / "not_there").exists()
+    done = run_script("extract_stc.py", *NAME, "--patch_size", "16", rc=2)
+    assert "cannot be written" in done.stderr and not (copy / "not_there").exists()
 
 
 def test_rows_are_written_where_they_belong(tmp_path):
@@ -355,6 +365,27 @@ def test_boxes_of_a_few_bytes_that_stand_for_many_gigabytes(tmp_path, protocol):
     from utils.legacy import _encode
     text = "a" * 1000
     assert _encode(text) is text  # no copy for each time that a file asks
+
+
+def test_weights_of_a_few_bytes_that_stand_for_many(tmp_path):
+    torch.save({"a": torch.zeros(1 << 20)}, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as whole, zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for info in whole.infolist():
+            packed.writestr(info.filename, whole.read(info))
+    assert (tmp_path / "b.pt").stat().st_size < 1e5 and len(files.load_torch(tmp_path / "a.pt")["a"]) == 1 << 20
+    with pytest.raises(UserError, match="b.pt: not a whole, safe torch file .*is compressed"):
+        files.load_torch(tmp_path / "b.pt")
+
+
+def test_tables_of_endless_lines(tmp_path, monkeypatch):
+    from utils import labels, text
+
+    path, begun = tmp_path / "a.txt", time.monotonic()
+    path.write_text("1\n" * 200_000)
+    assert len(labels._vector(path)) == 200_000 and time.monotonic() - begun < 20
+    monkeypatch.setattr(text, "LINES", 199_999)
+    with pytest.raises(UserError, match="a.txt: has more than 199,999 lines"):
+        labels._vector(path)
 
 
 # what is printed

@@ -282,7 +282,7 @@ def checked_field(field, shape, folder, t):
 def flow_of_video(cfg, video, field):
     """Takes over the flow of all frames of one video, whole or not at all; returns their number."""
     part = video.flow_folder.with_name(video.flow_folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
+    files.new_folder(part)
     with progress(len(video), "frame", video.name) as bar:
         try:
             for t in range(len(video)):

@@ -14,12 +14,12 @@ cyclists (fast), carts (large) and runners against the flow, whose size and spee
 import argparse
 import contextlib
 import json
-import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from utils import files
 from utils.errors import UserError
 from utils.locks import locked
 from utils.run import progress, run
@@ -272,7 +272,7 @@ def main():
     else:
         part = folder.with_name("demo.part")
         with locked(args.out), progress(args.videos + train_videos, "video", "demo") as bar:
-            shutil.rmtree(part, ignore_errors=True)  # what a stopped run has left
+            files.new_folder(part)
             make_dataset(part, args.videos, train_videos, args.frames, args.seed, tick=bar.update)
             (part / "demo.json").write_text(json.dumps(recipe) + "\n")
             part.rename(folder)

@@ -93,6 +93,7 @@ def open_writer(path, rate, size):
     """The first encoder that works here: (cv2.VideoWriter, the file it writes to, its suffix). Raises UserError without any."""
     for codec, suffix in CODECS:
         part = path.with_name(f"{path.name.replace('%', '_')}.part{suffix}")  # OpenCV takes the container from the suffix
+        part.unlink(missing_ok=True)  # never written into: it may be a link
         with quiet():
             writer = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*codec), rate, size)
         if writer.isOpened():

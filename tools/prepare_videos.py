@@ -156,8 +156,8 @@ def copied(source, plan):
 def write(root, sources, plans, ranges):
     """Writes raw_datasets/NAME as a whole."""
     part = root.with_name(root.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    (part / "videos").mkdir(parents=True)
+    files.new_folder(part)
+    (part / "videos").mkdir()
     for source, plan in zip(sources, plans):
         as_it_is = plan.how in ("link", "copy")
         place = part / "videos" / (source.name + (source.path.suffix if as_it_is and not source.frames else ""))

@@ -110,15 +110,18 @@ def load_object_array(path):
         return legacy.load(file) if read_header[version](file)[2].hasobject else load_array(path)
 
 
-def load_torch(path, allow=(), fix=""):
+def load_torch(path, allow=(), fix="", sums=False):
     """What `torch.save` put into a file, read with `weights_only=True` onto the CPU.
 
-    allow: further types that the file may name, as `torch.serialization.safe_globals` takes them; fix: for the message.
+    allow: further types that the file may name, as `torch.serialization.safe_globals` takes them; fix: for the message;
+    sums: compares the checksums, which torch itself leaves out.
     Raises UserError if the file is missing, damaged, or asks for anything that is not allowed.
     """
     import torch  # here, because not every stage needs it
 
     with _reading(path, "whole, safe torch file", fix) as path, torch.serialization.safe_globals(list(allow)):
+        if sums or zipfile.is_zipfile(path):
+            _check_archive(path, sums)
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
@@ -128,17 +131,23 @@ def load_torch(path, allow=(), fix=""):
             raise
 
 
+def _check_archive(path, sums):
+    """Raises ValueError where a torch file holds compressed data, or, with `sums`, a checksum differs."""
+    with zipfile.ZipFile(path) as archive:
+        packed = next((info.filename for info in archive.infolist() if info.compress_type), None)
+        if packed:  # never by torch; a few bytes may stand for gigabytes
+            raise ValueError(f"{packed} is compressed")
+        if sums and (damaged := archive.testzip()):
+            raise ValueError(f"the checksum of {damaged} differs")
+
+
 def load_checkpoint(path, keys):
-    """The dict that this suite has saved into a torch file, after its checksums were compared, which torch itself leaves out.
+    """The dict that this suite has saved into a torch file, after its checksums were compared.
 
     Raises UserError if the file is missing, damaged, or has not all of these keys.
     """
     fix = ": remove it and run train.py again"
-    with _reading(path, "whole, safe torch file", fix) as path, zipfile.ZipFile(path) as archive:
-        packed = (info.filename for info in archive.infolist() if info.compress_type)  # torch never does, a bomb does
-        if damaged := next(packed, None) or archive.testzip():
-            raise ValueError(f"the checksum of {damaged} differs")
-    content = load_torch(path, fix=fix)
+    content = load_torch(path, fix=fix, sums=True)
     if not isinstance(content, dict) or not keys <= content.keys():
         raise UserError(f"{path}: is no checkpoint of train.py{fix}")
     return content
@@ -182,6 +191,17 @@ def whole(path, sync=False):
         with contextlib.suppress(OSError):  # the folder may have become read-only
             part.unlink(missing_ok=True)
         raise
+
+
+def new_folder(path):
+    """Makes an empty folder; what a stopped run left there is removed, a link not followed. Raises UserError."""
+    path = Path(path)
+    with _writing(path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        path.mkdir()
 
 
 def rename(part, path, sync=False):

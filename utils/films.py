@@ -14,6 +14,8 @@ import numpy as np
 
 from utils.errors import UserError
 
+MAX_PIXELS = 2 ** 26  # of a frame; twice the pixels of 8K video
+
 
 class Film(NamedTuple):
     stamps: tuple | None  # of its frames, ascending; None where packets have none that can be trusted
@@ -155,12 +157,20 @@ def _opened(path):
             stream = container.streams.best("video")
             if stream is None or stream.disposition & av.stream.Disposition.attached_pic:  # the cover of a sound recording
                 raise UserError(f"{path}: there are no frames in this video")
+            require_size(stream.height, stream.width, path)
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # a later frame may be larger
             yield container, stream
     except av.FFmpegError as error:
         raise UserError(f"{path}: cannot be read as a video ({error.strerror}): convert it with {conversion(path)}, or leave "
                         "it out") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def require_size(height, width, path):
+    """Raises UserError for a frame that is too large to be decoded."""
+    if height * width > MAX_PIXELS:
+        raise UserError(f"{path}: is {height}x{width} (height x width), more than {MAX_PIXELS:,} pixels: scale the video down")
 
 
 def conversion(path):

@@ -1,6 +1,5 @@
 """Decoding: every frame once, in order, ahead of its use."""
 
-import contextlib
 import io
 import itertools
 import math
@@ -11,14 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from utils import films
 from utils.errors import UserError
 from utils.files import load_array
 
-MAX_PIXELS = 2 ** 26  # of a frame; twice the pixels of 8K video
 Image.MAX_IMAGE_PIXELS = None  # Pillow reads headers only here
+ImageFile.LOAD_TRUNCATED_IMAGES = True  # and skips texts in them that are too large
 warnings.filterwarnings("ignore", module="PIL")
 cv2.setNumThreads(1)  # parallel over frames instead: DIS results would depend on the number of threads
 
@@ -78,21 +77,29 @@ def decode_image(path, flags=None):
         data = np.fromfile(path, np.uint8)  # imread cannot tell a missing file from a damaged one
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    _look_at_header(data, path)
+    if not _has_header(data, path):
+        return None
     try:
-        image = cv2.imdecode(data, flags or cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if data.size else None
+        image = cv2.imdecode(data, flags or cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error:
         return None
     return image if flags or image is None or image.dtype == np.uint8 else _in_8_bits(image, path)
 
 
-def _look_at_header(data, path):
-    """Raises UserError for a huge image, before it is decoded, and for a file of several images."""
-    with contextlib.suppress(Image.UnidentifiedImageError, OSError, ValueError, SyntaxError):
+def _has_header(data, path):
+    """Whether the header of an image can be read. Raises UserError for a huge image and for a file of several images."""
+    try:
         header = Image.open(io.BytesIO(data))
-        _require_size(*header.size[::-1], path)
-        if header.format == "TIFF" and header.n_frames > 1:
-            raise UserError(f"{path}: holds {header.n_frames} images: split it into one file per frame")
+    except Exception:  # a hostile header raises any type; what has no size is not decoded
+        return False
+    films.require_size(*header.size[::-1], path)
+    try:
+        several = header.format == "TIFF" and header.seek(1) is None
+    except Exception:  # there is no second one, or it cannot be read
+        several = False
+    if several:
+        raise UserError(f"{path}: holds several images: split it into one file per frame")
+    return True
 
 
 def _in_8_bits(image, path):
@@ -101,11 +108,6 @@ def _in_8_bits(image, path):
         raise UserError(f"{path}: holds {image.dtype} values up to {image.max():g}: convert the frames to 8 bits (10 or "
                         "12 bits in 16 would become nearly black)")
     return (image >> 8).astype(np.uint8)
-
-
-def _require_size(height, width, path):
-    if height * width > MAX_PIXELS:
-        raise UserError(f"{path}: is {height}x{width} (height x width), more than {MAX_PIXELS:,} pixels: scale the video down")
 
 
 def _of_film(video, wanted):
@@ -137,7 +139,7 @@ def size_of(video):
     sizes = [films.size(video.path)] if video.is_file else (
         None if frame is None else frame.shape[:2] for frame in (decode_image(video.path / name) for name in video.frames))
     for size in filter(None, sizes):
-        _require_size(*size, video.path)
+        films.require_size(*size, video.path)
         return size
     raise UserError(f"{video.path}: none of its {len(video)} frames can be decoded")
 

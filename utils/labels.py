@@ -241,7 +241,8 @@ def _plain_cell(content):
 def _vector(path):
     """The 0 and 1 in a .npy or text file, (F,)."""
     try:
-        found = load_array(path) if path.suffix == ".npy" else np.array(sum((cells for _, cells in text.rows(path)), []), float)
+        found = load_array(path) if path.suffix == ".npy" else np.array(
+            [cell for _, cells in text.rows(path) for cell in cells], float)
     except ValueError:
         found = np.array(np.nan)
     if found.size != max(found.shape, default=0) or not np.isin(found, (0, 1)).all():

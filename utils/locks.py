@@ -23,7 +23,8 @@ def locked(folder, shared=False):
     which has no shared locks, it is held as for writing. Where a file system has no locks one line says so.
     """
     folder, handle = Path(folder), None
-    flags = os.O_CREAT | (os.O_RDONLY if shared else os.O_RDWR) | getattr(os, "O_NOFOLLOW", 0)
+    flags = os.O_CREAT | (os.O_RDONLY if shared else os.O_RDWR)
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # of a planted link or pipe
     try:
         if not shared:
             folder.mkdir(parents=True, exist_ok=True)

@@ -127,7 +127,7 @@ class Stage:
                 for folder in {path.parent for path in self.read} - {self.folder}:
                     held.enter_context(locked(folder, shared=True))
                 self._prepare()
-                there = sum(path.stat().st_size for path in self.part.iterdir())
+                there = sum(path.lstat().st_size for path in self.part.iterdir())
                 files.require_room(self.folder, room - there, f"the {MADE[self.name]}", flag)
             ranks.wait()
             yield facts
@@ -141,8 +141,8 @@ class Stage:
         for path, record in [*self.read.items(), (self.path, self.old)]:
             if load(path, {"unfinished": True}) != record:
                 raise UserError(f"{path}: another process has just replaced it: run the same command again")
-        if self.part.is_symlink():  # would lead what is written elsewhere
-            self.part.unlink()
+        if self.part.is_symlink() or not self.part.is_dir():  # would lead what is written elsewhere
+            self.part.unlink(missing_ok=True)
         self.keep("record.json")
 
     def _finish(self, facts):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from utils.errors import UserError
 
-LIMIT = 2 ** 26  # bytes
+LIMIT, LINES = 2 ** 26, 2 ** 22  # bytes; lines of a table, which take far more memory
 
 
 def read(path):
@@ -39,6 +39,8 @@ def rows(path):
     and comma that is most frequent in the first line; blanks where it has none. Raises UserError.
     """
     content = read(path)
+    if content.count("\n") > LINES:
+        raise UserError(f"{path}: has more than {LINES:,} lines: split it, or save it as an array (.npy)")
     first = re.sub('"[^"]*"', "", content.lstrip().partition("\n")[0])
     delimiter = max("\t;|,", key=first.count)
     if delimiter not in first:

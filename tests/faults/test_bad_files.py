@@ -28,22 +28,23 @@ VIDEO, FLOW_FOLDER = "raw_datasets/UCSDped2/Test/Test001", "optical_flow/UCSDped
 AVENUE, SHANGHAI = ["--dataset_name", "avenue"], ["--dataset_name", "ShanghaiTech"]
 TRAIN = ["train.py", *NAME, *SMALL]
 CUBES = "data/UCSDped2/test/"
-# A file that a stage reads; the command that reads it; what is removed before, so that it has to read it.
+BOXES_MADE, CUBES_MADE = CUBES + "*boxes*", CUBES + "[cs]*"  # with the arrays: without a record they would be the user's
+# A file that a stage reads; the command that reads it; what is removed before (a pattern), so that it has to read it.
 TARGETS = [
     (f"{VIDEO}/003.tif", ["calc_optical_flow.py", *NAME, *FLOW], FLOW_FOLDER),
     (f"{VIDEO}/003.tif", ["calc_optical_flow.py", *NAME, *FLOW, "--on_bad_frame", "repeat"], FLOW_FOLDER),
-    (f"{VIDEO}/001.tif", ["extract_stc.py", *NAME, "--use_flow", "true"], CUBES + "cubes.json"),
+    (f"{VIDEO}/001.tif", ["extract_stc.py", *NAME, "--use_flow", "true"], CUBES_MADE),
     ("raw_datasets/avenue/testing_videos/01.avi", ["calc_optical_flow.py", *AVENUE, *FLOW], "optical_flow/avenue"),
-    ("optical_flow/UCSDped2/Test/Test001/003.npy", ["extract_bbox.py", *NAME, *BOXES], CUBES + "boxes.json"),
-    ("optical_flow/UCSDped2/Test/Test001/003.npy", ["extract_stc.py", *NAME, "--use_flow", "true"], CUBES + "cubes.json"),
-    ("optical_flow/UCSDped2/Test/Test001/flow.json", ["extract_bbox.py", *NAME, *BOXES], CUBES + "boxes.json"),
+    ("optical_flow/UCSDped2/Test/Test001/003.npy", ["extract_bbox.py", *NAME, *BOXES], BOXES_MADE),
+    ("optical_flow/UCSDped2/Test/Test001/003.npy", ["extract_stc.py", *NAME, "--use_flow", "true"], CUBES_MADE),
+    ("optical_flow/UCSDped2/Test/Test001/flow.json", ["extract_bbox.py", *NAME, *BOXES], BOXES_MADE),
     ("optical_flow/UCSDped2/Test/Test001/flow.json", ["calc_optical_flow.py", *NAME, *FLOW], ""),
-    ("theirs.npy", ["extract_bbox.py", *NAME, "--boxes_from", "theirs.npy"], CUBES + "boxes.json"),
-    ("theirs_rows.npy", ["extract_bbox.py", *NAME, "--boxes_from", "theirs_rows.npy"], CUBES + "boxes.json"),
-    (CUBES + "bboxes.npy", ["extract_stc.py", *NAME, "--use_flow", "true"], CUBES + "cubes.json"),
+    ("theirs.npy", ["extract_bbox.py", *NAME, "--boxes_from", "theirs.npy"], BOXES_MADE),
+    ("theirs_rows.npy", ["extract_bbox.py", *NAME, "--boxes_from", "theirs_rows.npy"], BOXES_MADE),
+    (CUBES + "bboxes.npy", ["extract_stc.py", *NAME, "--use_flow", "true"], CUBES_MADE),
     (CUBES + "bboxes.npy", TRAIN, CUBES + "train.json"),
     (CUBES + "bboxes.npy", ["test.py", *NAME], "results"),
-    (CUBES + "boxes.json", ["extract_stc.py", *NAME, "--use_flow", "true"], CUBES + "cubes.json"),
+    (CUBES + "boxes.json", ["extract_stc.py", *NAME, "--use_flow", "true"], CUBES_MADE),
     (CUBES + "boxes.json", ["test.py", *NAME], "results"),
     (CUBES + "stc_raw.npy", TRAIN, CUBES + "train.json"),
     (CUBES + "stc_of.npy", [*TRAIN, "--use_flow", "true"], CUBES + "train.json"),
@@ -60,7 +61,7 @@ TARGETS = [
     ("UCSDped2_raw_training_scores.npy", ["test.py", *NAME, "--model", "UCSDped2_model.npy"], ""),
     ("mine.cfg", [*TRAIN, "--config", "mine.cfg"], ""),
     ("weights.pth", ["calc_optical_flow.py", *NAME, "--flow_weights", "weights.pth"], "optical_flow/UCSDped2"),
-    ("weights.pth", ["extract_bbox.py", *NAME, "--detector_weights", "weights.pth"], CUBES + "boxes.json"),
+    ("weights.pth", ["extract_bbox.py", *NAME, "--detector_weights", "weights.pth"], BOXES_MADE),
 ]
 MAY_CHANGE = {"calc_optical_flow.py": "optical_flow", "extract_bbox.py": CUBES + "b", "extract_stc.py": CUBES,
               "train.py": CUBES, "test.py": "results"}
@@ -228,8 +229,8 @@ def prepare(number):
     """In a fresh copy of the base: makes bad file `number`; returns what it is and the command."""
     rng = random.Random(number)
     target, command, removed = rng.choice([row for row in TARGETS if Path(row[0]).exists()])
-    if removed:
-        shutil.rmtree(removed) if os.path.isdir(removed) else os.unlink(removed)
+    for path in list(Path().glob(removed)) if removed else ():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     kind = "" if target.startswith("UCSDped2_") else Path(target).suffix  # official models are torch files, named .npy
     mutation = rng.choice(BYTES + MORE.get(kind, []) * 2)
     mutation(Path(target), rng)

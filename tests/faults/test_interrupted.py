@@ -83,7 +83,8 @@ def test_the_pipeline_waits_for_its_stage(made, number, tmp_path):
         os.kill(running.process.pid, number)
     done = running.end()
     assert done.code == 128 + number and "stopping after video" in done.text, done.text
-    assert done.text.count("stopped; the same command") == 2 and "Traceback" not in done.text  # the stage, then the pipeline
+    said = done.text.count("stopped; run the same command to resume")  # the stage, then the pipeline
+    assert said == 2 and "Traceback" not in done.text, done.text
     resumed(folder, made, "pipeline", "pipeline")
 
 

@@ -53,7 +53,7 @@ def main():
         rows = [(row, run_row(out, row, experiment, ready)) for row in experiment["rows"]]
     write_table(out, experiment, rows)
     if any(found == "failed" for _, runs in rows for found in runs):
-        raise UserError(f"some runs failed: their run.log in {out / 'runs'} tells why; the same command tries them again")
+        raise UserError(f"some runs failed: their run.log in {out / 'runs'} says why; run the same command to retry them")
 
 
 def read(path, seeds, epochs_given):

@@ -148,8 +148,17 @@ def test_times_of_a_phone_film_of_variable_rate(place):
     listed = list(csv.DictReader(Path("raw_datasets/thin/videos.csv").open()))
     assert (listed[0]["frames"], listed[0]["fps"]) == ("5", "1")  # what is seen at 0, 1, 2, 3 and 4 seconds
     done = run_script("tools.prepare_videos", "uneven", "phone.mp4", "--fps", "10")
-    assert "phone.mp4: frames are up to 1 s apart" in done.stdout  # in place of seconds by the mean rate
+    assert "phone.mp4: its frames are up to 1 s apart" in done.stdout  # in place of seconds by the mean rate
     assert list(csv.DictReader(Path("raw_datasets/uneven/videos.csv").open()))[0]["fps"] == ""
+
+
+def test_a_film_of_variable_rate_that_is_made_smaller_gets_no_invented_seconds(place):
+    encode("phone.mp4", draw(6, 1, size=(96, 128))[0], "libx264", stamps=[0, 40, 80, 2000, 2040, 3000])
+    encode("even.mp4", draw(6, 1, size=(96, 128))[0], "libx264")
+    done = run_script("tools.prepare_videos", "own", "phone.mp4", "even.mp4", "--long_side", "64")
+    assert "phone.mp4: its frames are up to 1.92 s apart" in done.stdout and "even.mp4: its" not in done.stdout
+    listed = {row["video"]: row["fps"] for row in csv.DictReader(Path("raw_datasets/own/videos.csv").open())}
+    assert listed == {"phone": "", "even": "25"}
 
 
 def test_an_upright_phone_film_is_the_right_way_up(place):

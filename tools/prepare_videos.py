@@ -102,13 +102,15 @@ def plan(source, fps, long_side):
         kept = np.unique(seen).tolist()
         if len(kept) < source.count:
             rate = fps if len(kept) == len(seen) else None
-        if rate is None:
-            print(f"note: {source.path}: frames are up to {np.diff(times).max():.3g} s apart: thinned to {fps:g} fps, its "
-                  "events have no seconds")
     shrink = min(1.0, (long_side or 1e9) / max(source.size))
     size = tuple(max(1, round(side * shrink)) for side in source.size)
     readable = source.frames or source.path.suffix.lower() in datasets.VIDEOS
     if shrink < 1 or len(kept) < source.count or not readable:
+        if rate and len(kept) == source.count and np.abs(times[:-1] - np.arange(source.count) / rate).max() > 1 / rate:
+            rate = None  # images have no time stamps
+        if rate is None and times is not None:
+            print(f"note: {source.path}: its frames are up to {np.diff(times).max():.3g} s apart; written as images they "
+                  "have no times, so its events get no seconds")
         return Plan(kept, rate, size, "frames")
     return Plan(kept, rate, size, "link" if list(source.frames) == sorted(source.frames) else "links")
 

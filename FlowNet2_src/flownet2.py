@@ -10,7 +10,7 @@ from .networks import FlowNetC, FlowNetFusion, FlowNetS, FlowNetSD
 from .ops import channelnorm, resample2d
 
 DIV_FLOW = 20  # pixels to the unit of FlowNetC and FlowNetS
-MEND = "python -m tools.download_weights flownet2"
+FIX = "python -m tools.download_weights flownet2"
 
 
 class FlowNet2(nn.Module):
@@ -63,5 +63,5 @@ def with_error(pair, flow):
 
 def load_flownet2(path):
     """FlowNet2, frozen, with the weights of `FlowNet2_checkpoint.pth.tar`. Raises UserError (utils.weights.load_published)."""
-    model = load_published(FlowNet2, path, MEND)
+    model = load_published(FlowNet2, path, FIX)
     return model.to(memory_format=torch.channels_last).requires_grad_(False)  # faster on the CPU, half the room

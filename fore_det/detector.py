@@ -41,7 +41,7 @@ def at_hand(scale):
 def source(boxes_from, word, given, scale, known=None):
     """What boxes come from, by files' names and the SHA-256 of their contents, for their record; empty for motion boxes alone.
 
-    boxes_from: a file of boxes, which then counts alone, or ""; known: the input that an earlier record tells of, which is
+    boxes_from: a file of boxes, which then counts alone, or ""; known: the input in an earlier record, which is
     believed where the weights are not here (boxes made on another machine). Raises UserError where a file is missing.
     """
     if boxes_from:

@@ -53,7 +53,7 @@ class Yolo:
                         "exporters write it, with float32 input and batch 1")
 
     def _input_size(self, dump):
-        """(H, W) of the input, or None where the file leaves it open; OpenCV tells it in its description of a network only."""
+        """(H, W) of the input, or None where the file leaves it open; OpenCV gives it only in its description of a network."""
         inputs = re.findall(r'" // <Input> (\w+) \[(.*?)\]', dump.partition("layers:")[0])
         kind, shape = inputs[0] if len(inputs) == 1 else ("", "")
         sides = [int(side) if side.isdecimal() else None for side in shape.split(" x ")]

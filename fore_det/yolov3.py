@@ -13,7 +13,7 @@ from torch import nn
 
 from utils.weights import load_published
 
-MEND = "python -m tools.download_weights yolov3"
+FIX = "python -m tools.download_weights yolov3"
 
 CLASSES = 80                 # of COCO
 STRIDES = (32, 16, 8)        # input pixels per cell, one for each output map, coarse to fine
@@ -118,7 +118,7 @@ class YOLOv3(nn.Module):
 
 def load_yolov3(path):
     """Published mmdetection checkpoint -> YOLOv3. Raises UserError if it is not whole (utils.weights.load_published)."""
-    return load_published(YOLOv3, path, MEND)
+    return load_published(YOLOv3, path, FIX)
 
 
 def preprocess(image, scale):

@@ -20,7 +20,7 @@ DISTANCES = {"flownetc": 2e-7, "flownets_1": 2.2e-5, "flownets_2": 1.1e-5, "flow
 BEFORE = {"flownetc": [], "flownets_1": ["flownetc"], "flownets_2": ["flownetc", "flownets_1"], "flownets_d": [],
           "flownetfusion": ["flownetc", "flownets_1", "flownets_2"]}  # the longest way to each
 EPS = torch.finfo(torch.float32).eps
-MEND = "python -m tools.download_weights flownet2"
+FIX = "python -m tools.download_weights flownet2"
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def one_line(path, *words):
         load_flownet2(path)
     message = str(caught.value)
     assert "\n" not in message
-    for word in (str(path), MEND, *words):
+    for word in (str(path), FIX, *words):
         assert word in message
 
 

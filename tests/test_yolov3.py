@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import rounding
 
-from fore_det.yolov3 import MEND, YOLOv3, decode, detect, detect_batch, load_yolov3, preprocess
+from fore_det.yolov3 import FIX, YOLOv3, decode, detect, detect_batch, load_yolov3, preprocess
 from utils.errors import UserError
 
 IMAGES = [f"{scale}_{image}" for scale in (320, 608)
@@ -218,11 +218,11 @@ def save(tmp_path):
 
 
 def refusal(path):
-    """The message with which the loader refuses a file: one line that names the file and what mends it."""
+    """The message with which the loader refuses a file: one line that names the file and what fixes it."""
     with pytest.raises(UserError) as error:
         load_yolov3(path)
     message = str(error.value)
-    assert "\n" not in message and str(path) in message and MEND in message
+    assert "\n" not in message and str(path) in message and FIX in message
     return message
 
 

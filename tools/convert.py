@@ -69,7 +69,7 @@ def convert_boxes(args):
 
 
 def boxes_in(path, count=None):
-    """The rows (N, 5) in a file, the number of frames (count, where nothing else tells), and whether it is in our own form."""
+    """The rows (N, 5) in a file, the number of frames (or count), and whether it is in our own form."""
     array = files.load_object_array(path)
     if array.ndim == 2 and array.shape[1] == 5:
         made = record.load(path.with_name("boxes.json"))
@@ -104,7 +104,7 @@ def frames_of_images(images, args):
     if args.dataset_name is None:
         own = {(image.get("video"), image["id"] - image.get("frame", 0)) for image in images}
         if None in dict(own) or len(own) > len(dict(own)):
-            raise UserError(f"{args.source}: only file_name tells what frames its images are: give --dataset_name D and --mode")
+            raise UserError(f"{args.source}: only file_name says which frames its images are: give --dataset_name D and --mode")
         return [image["id"] for image in images], args.frames or max([image["id"] + 1 for image in images], default=0)
     dataset, known = dataset_of(parse_config("", ["--dataset_name", args.dataset_name, "--mode", args.mode])), {}
     keys = [(image["video"], image["frame"]) if "video" in image else

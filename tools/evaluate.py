@@ -68,7 +68,7 @@ def arguments():
     parser.add_argument("mode", metavar="MODE", nargs="?", default="test", choices=MODES,
                         help=f"{', '.join(MODES)} (default: test)")
     parser.add_argument("--scores", type=Path, help="frame scores of another method, higher for more abnormal")
-    parser.add_argument("--labels", type=Path, help="frame labels, in place of a dataset's")
+    parser.add_argument("--labels", type=Path, help="frame labels, instead of a dataset's")
     parser.add_argument("--lengths", metavar="180,150", help="each video's frames (or a file of them), for LABELS in one array")
     parser.add_argument("--videos", metavar="NAME,NAME", type=lambda names: names.split(","), help="these videos alone")
     parser.add_argument("--repeat", metavar="K", type=int, default=1, help="scores are of clips of K frames")

@@ -105,7 +105,7 @@ def open_writer(path, rate, size):
 
 @contextlib.contextmanager
 def quiet():
-    """Keeps back what OpenCV's FFmpeg prints while encoders are tried."""
+    """Hides what OpenCV's FFmpeg prints while encoders are tried."""
     with QUIET, open(os.devnull, "w") as nothing:
         kept = os.dup(2)
         os.dup2(nothing.fileno(), 2)

@@ -15,7 +15,7 @@ writes  raw_datasets/NAME/videos/       a link to each video that can be read in
     normal. A word beside the numbers (a class) is ignored; columns such as fps or duration, and all else, are refused.
 --fps F: frames per second to keep; a video that has more is thinned to them, a folder of frames is taken to have them.
 --long_side: larger frames are made smaller, which is faster: 640 is as large as the paper's data.
---copy: copies in place of links, as where the file system has no links.
+--copy: copies instead of links, as where the file system has no links.
 
 The rule, from the smallest frame size (it gives the settings of the paper's datasets, within a factor of 3.4 in area):
     min_area         a square with 1/16 of the short side, 8 pixels at least: 240x360 -> 15 * 15
@@ -146,12 +146,12 @@ def has_links(folder):
         os.unlink(folder / ".link")
         return True
     except OSError as error:  # FAT, some network drives, Windows without its developer mode
-        print(f"note: {folder}: no symbolic links there ({error.strerror}): copies in place of links")
+        print(f"note: {folder}: no symbolic links there ({error.strerror}): copies instead of links")
         return False
 
 
 def copied(source, plan):
-    """The plan with copies in place of links."""
+    """The plan with copies instead of links."""
     return plan._replace(how={"link": "copies" if source.frames else "copy", "links": "copies"}.get(plan.how, plan.how))
 
 
@@ -195,7 +195,7 @@ def extract(source, plan, place):
 
 
 def rule(sizes):
-    """The text of the config file for frames of these sizes (H, W); the rule stands in this file's docstring."""
+    """The text of the config file for frames of these sizes (H, W); the rule is in this file's docstring."""
     height, width = min(sizes, key=min)
     side = max(8, round(min(height, width) / 16))
     flow = methods.FLOWNET2_WEIGHTS.is_file()

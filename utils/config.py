@@ -17,7 +17,7 @@ from utils.settings import END, SETTINGS, Setting
 
 STAGES = ("flow", "boxes", "cubes", "train", "test")
 MODES = ("test", "merge", "train")
-CONFIG_SECTIONS = ("data_parameters", "LBR_SPR_parameters")  # the official two; any setting may stand in either
+CONFIG_SECTIONS = ("data_parameters", "LBR_SPR_parameters")  # the official two; any setting may be in either
 DATASET_KEYS = {"layout": tuple(LAYOUTS), "min_area": int, "detector_scale": int}
 
 
@@ -103,7 +103,7 @@ def stage_takes(stage, flag):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Tells what is wrong in one line, and not all flags before it."""
+    """Says what is wrong in one line, without listing all flags."""
 
     def parse_args(self, words=None):
         for word in sys.argv[1:] if words is None else words:

@@ -55,7 +55,7 @@ class Video:
     path: Path  # a folder of frames, or one video file
     frames: tuple  # file names of the frames; of a video file, their numbers as words: "000000", ...
     testing: bool  # whether it belongs to the testing set
-    flow_folder: Path = Path()  # of its flow files: its own path, below optical_flow/ in place of raw_datasets/
+    flow_folder: Path = Path()  # of its flow files: its own path, below optical_flow/ instead of raw_datasets/
     first: int = 0  # number of its first frame in the mode
     chosen: tuple = ()  # which of its frames are scored, counted from 0
     fps: float | None = None  # frames per second as listed in videos.csv
@@ -201,7 +201,7 @@ def _videos(root, alternatives, layout, testing, notes):
 
 
 def _require_names(videos):
-    """Raises UserError where two videos of a set have one name, or a name cannot stand in a line of UTF-8 text."""
+    """Raises UserError where two videos of a set have one name, or a name cannot be written in a line of UTF-8 text."""
     known = {}
     for video in videos:
         if bad := re.search("[^/]*[\0-\x1f\x7f\ud800-\udfff][^/]*", "/".join([str(video.path), *video.frames])):

@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """Something the user can mend. The message is one line: what was looked for, where, what was found, and the mend."""
+    """Something the user can fix. The message is one line: what was looked for, where, what was found, and the fix."""

@@ -205,7 +205,7 @@ def new_folder(path):
 
 
 def rename(part, path, sync=False):
-    """Gives a finished file its name, in place of what has it; waits a little where another program has that open.
+    """Gives a finished file its name, instead of what has it; waits a little where another program has that open.
 
     sync: only once it is on the disk, so that a power failure leaves the old file or the new one.
     """

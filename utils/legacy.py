@@ -40,7 +40,7 @@ def load(file):
 
 
 class _Type:
-    """Stands in for numpy.dtype of numbers, or of objects."""
+    """In place of numpy.dtype of numbers, or of objects."""
 
     def __init__(self, code, align=False, copy=False):
         if not isinstance(code, str) or not re.fullmatch(r"[iu][1248]|f[248]|b1|O8?", code):
@@ -58,7 +58,7 @@ class _Type:
 
 
 class _Array:
-    """Stands in for an array."""
+    """In place of an array."""
 
     made = None  # once it was asked for: a file may name it any number of times
 
@@ -88,7 +88,7 @@ class _Array:
 
 
 class _ndarray:
-    """Stands in for the class itself, which is only ever named."""
+    """In place of the class itself, which is only ever named."""
 
     def __new__(cls, *_):
         raise pickle.UnpicklingError("it calls numpy.ndarray, which no array needs")
@@ -113,7 +113,7 @@ def _scalar(kind, data):
 
 
 def _encode(text, coding="latin1"):
-    """Stands in for how Python 3 writes bytes for Python 2. Gives the text itself: a file may ask any number of times."""
+    """In place of how Python 3 writes bytes for Python 2. Gives the text itself: a file may ask any number of times."""
     if coding != "latin1":
         raise pickle.UnpicklingError(f"it asks for the coding {str(coding)[:20]!r}")
     return text

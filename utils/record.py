@@ -203,7 +203,7 @@ def save(path, record, outputs, facts):
 
 
 def load(path, damaged=None):
-    """The record in a file, or None where there is none; `damaged`, if it is given, in place of one that is damaged.
+    """The record in a file, or None where there is none; `damaged`, if it is given, instead of one that is damaged.
 
     Raises UserError where a record is damaged, was edited, or is of an older version.
     """

@@ -51,7 +51,7 @@ def add_arguments(parser):
     """The words that name a run: D MODE and where it lies."""
     parser.add_argument("dataset_name", metavar="D")
     parser.add_argument("mode", metavar="MODE", choices=MODES, help=", ".join(MODES))
-    parser.add_argument("--config", metavar="FILE", help="config file in place of configs/D.cfg")
+    parser.add_argument("--config", metavar="FILE", help="config file instead of configs/D.cfg")
     parser.add_argument("--data_root_dir", help="folder of boxes, cubes and models (default: data)")
     parser.add_argument("--results_dir", help="folder of scores and figures (default: results)")
     parser.add_argument("--device", help="auto, cpu, or cuda:N (default: auto)")

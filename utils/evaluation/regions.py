@@ -61,7 +61,7 @@ def read_tracks(path, frames):
 
 def from_masks(masks):
     """(n, 6) regions of a video as `read_tracks` gives them, from its pixel masks: connected parts. A part that overlaps one
-    of the frame before, and that most of all, goes on with its track. Not the published tracks.
+    of the frame before, and that most of all, continues its track. Not the published tracks.
 
     masks: of (H, W), nonzero where abnormal, frame by frame.
     """

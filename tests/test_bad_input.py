@@ -1,4 +1,4 @@
-"""Bad input: one line that names the file and the mend, exit code 2, no traceback, nothing overwritten."""
+"""Bad input: one line that names the file and the fix, exit code 2, no traceback, nothing overwritten."""
 
 import contextlib
 import json

@@ -182,7 +182,7 @@ def test_unfit_images(network, shape):
 
 
 def one_line(path, *words):
-    """Loading the file fails with one line that names file, fault, and mend."""
+    """Loading the file fails with one line that names file, fault, and fix."""
     with pytest.raises(UserError) as caught:
         load_flownet2(path)
     message = str(caught.value)

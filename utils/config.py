@@ -44,7 +44,7 @@ def parse_config(description, argv=None, stages=STAGES):
     for setting in given:
         values[setting.name] = _value(setting, flags[setting.name], f"--{setting.name}")
     for setting in (s for s in given if s not in shown):
-        print(f"note: --{setting.name} is for another stage ({setting.stages}); nothing here depends on it")
+        print(f"note: --{setting.name} is ignored: used only by {setting.stages}")
     if "layout" not in values:
         own = sorted(p.stem for p in Path("configs").glob("*.cfg") if p.stem not in DATASETS)
         raise UserError(f"dataset {name} is not known; there are {', '.join([*DATASETS, *own])}. Your own videos: python -m "

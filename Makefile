@@ -1,7 +1,7 @@
 # make demo   set up, make the demo's videos, run the whole pipeline on them
 # make test   set up, run the tests
 # make numeric  set up, run the tests that compare numbers as on processors with AVX2, and with SSE4.1 alone (x86)
-# make faults set up, run the long tests: every write interrupted, 300 kills, 1,000 bad files (about a quarter of an hour)
+# make faults set up, run the long tests: every write interrupted, 300 kills, 1,000 bad files (up to half an hour)
 # make .venv  set up alone; again only when the requirements change
 # make mmdet  set up .venv-mmdet, for extract_bbox.py --detector mmdet:CONFIG:CHECKPOINT alone (compiles mmcv: 15 minutes)
 # CPU-only torch (much smaller): make .venv TORCH_INDEX=https://download.pytorch.org/whl/cpu

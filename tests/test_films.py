@@ -190,7 +190,8 @@ def test_a_tif_of_many_pages(place):
     assert "001.tif" in done.stderr and "holds several images" in done.stderr
 
 
-def test_a_huge_image_is_refused_by_its_header(place):
+@pytest.mark.parametrize("text", [b"", zlib.compress(bytes(2 << 20))], ids=["", "behind a long text"])
+def test_a_huge_image_is_refused_by_its_header(place, text):
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
@@ -199,9 +200,28 @@ def test_a_huge_image_is_refused_by_its_header(place):
     packed = b"".join(rows.compress(bytes(1 << 20)) for _ in range(200)) + rows.flush()
     Path("raw_datasets/UCSDped2/Test/Test001/001.png").write_bytes(
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
-        + chunk(b"IDAT", packed) + chunk(b"IEND", b""))
+        + (chunk(b"zTXt", b"a\0\0" + text) if text else b"") + chunk(b"IDAT", packed) + chunk(b"IEND", b""))
     done = run_script("calc_optical_flow.py", "--dataset_name", "UCSDped2", "--flow_method", "dis", rc=2)
     assert "001.png" in done.stderr and "60000x60000" in done.stderr
+
+
+def test_a_huge_film_is_refused_by_its_header(place, monkeypatch):
+    encode("a.avi", draw(3, 1)[0], "mjpeg", pix_fmt="yuvj420p")
+    monkeypatch.setattr(films, "MAX_PIXELS", 5000)
+    monkeypatch.setattr(films, "_numbered", None)  # what decodes
+    assert "a.avi: is 60x90" in run_script("tools.prepare_videos", "own", "a.avi", rc=2).stderr
+
+
+def test_headers_that_make_no_sense(place):
+    """A second page without a size; a picture of a kind that no frame has, whose size nobody would ask for first."""
+    page = struct.pack("<HHHII", 1, 256, 4, 1, 40)
+    image = cv2.imencode(".tif", draw(1, 1)[0][0])[1].tobytes()
+    start = struct.unpack("<I", image[4:8])[0]
+    end = start + 2 + 12 * struct.unpack("<H", image[start:start + 2])[0]
+    Path("a.tif").write_bytes(image[:end] + struct.pack("<I", len(image)) + image[end + 4:] + page + bytes(4))
+    assert frames.decode_image(Path("a.tif")).shape == (60, 90, 3)
+    Path("b.png").write_bytes(cv2.imencode(".hdr", np.ones((9, 9, 3), np.float32))[1])
+    assert frames.decode_image(Path("b.png")) is None
 
 
 def test_prepare_videos_with_a_damaged_first_frame(place):

@@ -171,12 +171,12 @@ def test_locks_that_a_file_system_refuses(tmp_path, monkeypatch, capsys):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr("fcntl.flock", refused)
-    locks.tell_unlocked.cache_clear()
+    locks.warn_unlocked.cache_clear()
     for shared in (False, True, False):
         with locks.locked(tmp_path / "a", shared):
             pass
     told = capsys.readouterr().out
-    locks.tell_unlocked.cache_clear()
+    locks.warn_unlocked.cache_clear()
     assert told.count("warning") == 1 and f"{tmp_path / 'a'}: this file system has no locks (No locks available)" in told
 
 

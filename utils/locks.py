@@ -17,9 +17,9 @@ except ImportError:  # Windows
 
 @contextlib.contextmanager
 def locked(folder, shared=False):
-    """Holds a folder for one process; a killed process lets go of it. Raises UserError if another one has it.
+    """Holds a folder for one process; a killed process releases it. Raises UserError if another one has it.
 
-    shared: only that nobody may write there meanwhile; where the folder can't be written it is not held at all. On Windows,
+    shared: other readers may hold it too; where the folder can't be written it isn't held at all. On Windows,
     which has no shared locks, it is held as for writing. Where a file system has no locks one line says so.
     """
     folder, handle = Path(folder), None
@@ -51,11 +51,11 @@ def _lock(handle, shared, folder):
     except BlockingIOError:
         return False
     except OSError as error:  # a network file system without them, for one
-        tell_unlocked(os.fstat(handle).st_dev, folder, error.strerror)
+        warn_unlocked(os.fstat(handle).st_dev, folder, error.strerror)
         return True
 
 
 @functools.cache
-def tell_unlocked(disk, folder, reason):
+def warn_unlocked(disk, folder, reason):
     """Says once for a disk that it has no locks."""
     print(f"warning: {folder}: this file system has no locks ({reason}): start nothing else that works there at the same time")

@@ -39,7 +39,7 @@ class Stage:
 
     def __init__(self, cfg, name, folder, reads=None, contents=None, takes=(), **inputs):
         """reads: stage -> path of its record, or paths (flow: one per video); contents: path of a record -> what --verify
-        covers beside its outputs, name -> files; takes: outputs that a user may have made with another program, if they lie
+        covers beside its outputs, name -> files; takes: outputs that a user may have made with another program, if they are
         there without a record; inputs: whatever else the output depends on, as JSON.
 
         Raises UserError if an input is missing, damaged, or made for another part of the data.
@@ -101,7 +101,7 @@ class Stage:
         return piece if piece and piece["key"] == self.wanted["key"] else None
 
     def is_done(self):
-        """Whether there is nothing to do; says why or why not, and with --verify holds inputs and outputs to their contents."""
+        """Whether there is nothing to do; says so, and with --verify checks the contents of inputs and outputs."""
         state, why = self.state
         if why:
             print(f"{self.folder}: {MADE[self.name]} are {why}")
@@ -114,8 +114,8 @@ class Stage:
 
     @contextlib.contextmanager
     def writing(self, room=0, flag="--data_root_dir"):
-        """Holds the folder, and its inputs' folders against change, while the stage writes into `part`; then puts the files in
-        their places and writes the record. Gives a dict for the record's facts. All ranks enter and leave together.
+        """Holds the folder, and protects its inputs' folders from change, while the stage writes into `part`; then puts the files
+        in their places and writes the record. Gives a dict for the record's facts. All ranks enter and leave together.
 
         room: bytes that the work takes; flag: the setting that moves it to another disk. Raises UserError where there is not
         enough room, another process holds the folder, or an input has changed since it was read.
@@ -271,7 +271,7 @@ def damage(path, record):
 
 
 def verify(path, contents, own=True):
-    """Holds the outputs of a record, and contents (name -> files), to their SHA-256 (--verify).
+    """Compares the outputs of a record, and contents (name -> files), with their SHA-256 (--verify).
 
     own: whether the record is the running stage's, and takes the hashes that it does not know yet.
     Raises UserError where files differ: no record can say what they were made from.

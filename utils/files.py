@@ -14,6 +14,7 @@ import math
 import os
 import re
 import shutil
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -24,6 +25,7 @@ from utils import legacy, text
 from utils.errors import UserError
 
 WAITS = (0.1, 0.3, 1.0) if os.name == "nt" else ()  # seconds for a file that another program has open, which Windows refuses
+HEADERS = threading.Lock()  # numpy parses a header as Python code, which at times fails in two threads of Python 3.11 at once
 
 
 @contextlib.contextmanager
@@ -93,10 +95,11 @@ def load_array(path, mmap=False):
     Raises UserError if the file is missing, cut short, or holds pickled objects.
     """
     with _reading(path, "whole plain .npy file") as path:
-        array = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+        with HEADERS:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
             raise ValueError("it is an archive")
-        return array
+        return array if mmap else np.array(array)
 
 
 def load_object_array(path):

@@ -113,7 +113,7 @@ class Stage:
 
     @contextlib.contextmanager
     def writing(self, room=0, flag="--data_root_dir"):
-        """Holds the folder, and protects its inputs' folders from change, while the stage writes into `part`; then puts the files
+        """Holds the folder and protects its inputs' folders from change, while the stage writes into `part`; then puts files
         in their places and writes the record. Gives a dict for the record's facts. All ranks enter and leave together.
 
         room: bytes that the work takes; flag: the setting that moves it to another disk. Raises UserError where there is not

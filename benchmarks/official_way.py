@@ -75,14 +75,19 @@ def official_training(folder, rows):
     optimizer = torch.optim.Adam(model.parameters())
     for start in range(0, len(rows), 256):
         raw = torch.from_numpy(np.stack([np.load(folder / f"{row}_raw.npy") for row in rows[start:start + 256]])).float() / 255
-        model.eval()
-        with torch.no_grad():
-            weights = self_paced_weights(model.raw_errors(raw), 0, 0.005, "mixture")
-        model.train()
-        optimizer.zero_grad()
-        weighted_loss(model.raw_errors(raw), weights, raw[0].numel()).backward()
-        optimizer.step()
-        weights.sum().item()
+        official_step(model, optimizer, raw)
+
+
+def official_step(model, optimizer, raw):
+    """A self-paced step on a batch (B, 15, 32, 32), float32, NCHW."""
+    model.eval()
+    with torch.no_grad():
+        weights = self_paced_weights(model.raw_errors(raw), 0, 0.005, "mixture")
+    model.train()
+    optimizer.zero_grad()
+    weighted_loss(model.raw_errors(raw), weights, raw[0].numel()).backward()
+    optimizer.step()
+    weights.sum().item()
 
 
 def our_training(block, cfg):

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.official_way import official_step
 from models.cae import ReconCAE
-from models.spr import self_paced_weights, weighted_loss
 from utils.config import SUITE, parse_config
 from utils.cubes import Batch, score
 from utils.device import FORMATS, precision_of, use_threads
@@ -38,17 +38,6 @@ class RandomCubes:
 
     def batch(self, rows):
         return self.raw[rows[0]:rows[-1] + 1], None
-
-
-def official_step(model, optimizer, raw):
-    model.eval()
-    with torch.no_grad():
-        weights = self_paced_weights(model.raw_errors(raw), 0, 0.005, "mixture")
-    model.train()
-    optimizer.zero_grad()
-    weighted_loss(model.raw_errors(raw), weights, raw[0].numel()).backward()
-    optimizer.step()
-    weights.sum().item()
 
 
 def official_forward(model, raw):

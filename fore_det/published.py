@@ -57,20 +57,22 @@ def require_geometry(rows, videos, path):
     sizes = np.zeros((len(rows), 2))
     for first, count, size in videos:
         sizes[(rows[:, 0] >= first) & (rows[:, 0] < first + count)] = size
+    if not sizes.any():
+        return  # no box in these videos
     (high, wide), (x1, y1, x2, y2) = sizes[sizes[:, 0] > 0].T, rows[sizes[:, 0] > 0, 1:].T
     flipped, outside = (x2 < x1) | (y2 < y1), (x2 > wide + 2) | (y2 > high + 2)
     problems = {
-        "all values are at most 1, as shares of the frame": max(x1.max(initial=0), x2.max(initial=0), y2.max(initial=0)) <= 1.5,
+        "all values are at most 1, as shares of the frame": max(x1.max(), x2.max(), y2.max()) <= 1.5,
         "the first of four values is never above 1, as a score": (x1 <= 1).all() and (x2 > 1).any(),
         f"in {flipped.sum():,} of {len(x1):,} the second corner is left of or above the first, as in x y width height":
-            flipped.mean() > 1 / 3 if len(x1) else False,
+            flipped.mean() > 1 / 3,
         f"{outside.sum():,} of {len(x1):,} are partly outside the frame, as of a larger frame, or in the order y x y x":
-            outside.mean() > 1 / 3 if len(x1) else False}
-    wrong = next((words for words, found in problems.items() if found and len(x1)), None)
-    size = "{1:g}x{0:g}".format(*sizes.max(axis=0)) if len(x1) else ""
+            outside.mean() > 1 / 3}
+    wrong = next((words for words, found in problems.items() if found), None)
+    size = "{1:g}x{0:g}".format(*sizes.max(axis=0))
     if wrong:
         raise UserError(f"{path}: {wrong}: wanted are x1 y1 x2 y2 in pixels of these frames, {size} (width x height)")
-    if len(x1) and (x2 <= wide / 2).all() and (y2 <= high / 2).all():
+    if (x2 <= wide / 2).all() and (y2 <= high / 2).all():
         print(f"warning: {path}: all boxes are in the upper left quarter of the frames, {size} (width x height): are they of "
               "frames half as large?")
 

@@ -9,7 +9,9 @@ reads   a file of experiments (those in experiments/ are examples):
             [grid]        KEY = VALUE, VALUE: a row for every combination. Keys that go together stand together:
                           KEY KEY = VALUE VALUE, VALUE VALUE. {dataset_name} in a value stands for the row's dataset
             [cited]       a row's values = a figure from the literature, in %
-writes  experiments/NAME/table.md, table.csv       AUROC: mean and deviation over seeds, interval over videos, wall time
+writes  experiments/NAME/table.md, table.csv       AUROC: mean and deviation over seeds, interval over videos, what it is above
+                                                   that of the first row with the same seeds, wall time
+        experiments/NAME/record.json               the figures of every run, with settings, processor and versions
         experiments/NAME/runs/ROW/seed_S/          every run's own models, results and run.log
         experiments/NAME/shared/                   boxes and cubes, made once for all runs that need the same
 Run the same command to resume a stopped experiment. A dataset that is not there is reported as absent. Rows that differ only in
@@ -24,19 +26,19 @@ import shlex
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from utils import files, record
 from utils.config import SUITE, flow_is_read, parse_config, stage_settings, stage_takes
 from utils.datasets import RAW
 from utils.errors import UserError
-from utils.evaluation import bootstrap, epochs, inputs, protocols
+from utils.evaluation.experiments import markdown, measured, table
 from utils.locks import locked
-from utils.run import run, run_stage
+from utils.run import run, run_stage, versions
 from utils.settings import SETTINGS
 
 SHARED = ("bboxes.npy", "boxes.json", "stc_raw.npy", "stc_of.npy", "cubes.json")
 BESIDE_SETTINGS = ("dataset_name", "mode", "config")
+TEXT = ("Frame AUROC in %: mean and standard deviation over the seeds; 95% interval over videos, and that of what a row is above "
+        "the first one; spread: highest less lowest of the last 6 epochs; the last three are means over the seeds.")
 
 
 def main():
@@ -50,9 +52,14 @@ def main():
     out = out.with_name(f"{out.name}_{args.epochs}epochs") if args.epochs else out
     with locked(out):
         ready = set()  # the shared boxes and cubes that were looked at in this run
-        rows = [(row, run_row(out, row, experiment, ready)) for row in experiment["rows"]]
-    write_table(out, experiment, rows)
-    if any(found == "failed" for _, runs in rows for found in runs):
+        runs, firsts = [], {}  # firsts: seed -> the run of the first row
+        for row, seed in itertools.product(experiment["rows"], experiment["seeds"]):
+            found = run_one(out, row, seed, experiment, ready)
+            figures = {"state": found} if isinstance(found, str) else measured(found, firsts.get(seed))
+            firsts.setdefault(seed, {} if isinstance(found, str) else found)
+            runs.append({"row": row, "seed": seed, **figures})
+        write_table(out, experiment, runs)
+    if any(run.get("state") == "failed" for run in runs):
         raise UserError(f"some runs failed: their run.log in {out / 'runs'} says why; run the same command to retry them")
 
 
@@ -88,19 +95,13 @@ def read(path, seeds, epochs_given):
             "seeds": [int(seed) for seed in seeds.split(",")], "cited": sections["cited"]}
 
 
-def run_row(out, row, experiment, ready):
-    """Runs a row for all seeds; per seed its results, "absent" or "failed"."""
-    settings = experiment["shared"] | row
+def run_one(out, row, seed, experiment, ready):
+    """One run through all stages, as far as they are not done; its results, "absent" or "failed"."""
+    settings = experiment["shared"] | row | {"seed": str(seed)}
     name = settings.get("dataset_name", "")
     if name and not (RAW / name).is_dir():
         print(f"{label(row)}: {RAW / name} is not there")
-        return ["absent"]
-    return [run_one(out, row, settings | {"seed": str(seed)}, ready) for seed in experiment["seeds"]]
-
-
-def run_one(out, row, settings, ready):
-    """One run through all stages, as far as they are not done; its results or "failed"."""
-    name = settings.get("dataset_name", "")
+        return "absent"
     cfg = parse_config("", words(settings))
     folder = out / "runs" / label(row).replace("/", "_").replace(" ", "_") / f"seed_{cfg.seed}"
     wanted = {"settings": {stage: stage_settings(cfg, stage) for stage in record.SCRIPTS}, "dataset": [name, cfg.mode]}
@@ -172,54 +173,18 @@ def take_over(out, cfg, data):
             return link(other.parent, data, content["models"])
 
 
-def write_table(out, experiment, rows):
-    """Prints the table and writes it as Markdown and CSV."""
-    lines = [{**row, **summary(runs), "cited": experiment["cited"].get(label(row), "")} for row, runs in rows]
-    files.save_csv(out / "table.csv", lines)
-    heads = list(lines[0])
-    text = [f"# {experiment['title']}", "", f"Seeds {', '.join(map(str, experiment['seeds']))}. Frame AUROC in %: mean and "
-            "standard deviation over the seeds; 95% interval of the mean over videos; spread: highest less "
-            "lowest of the last 6 epochs, mean over the seeds.", "",
-            "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads),
-            *("| " + " | ".join(str(value) for value in line.values()) + " |" for line in lines), ""]
+def write_table(out, experiment, runs):
+    """Prints the table, and writes it as Markdown and CSV, and the runs as a record."""
+    rows = table(runs, experiment["cited"])
+    files.save_csv(out / "table.csv", rows)
+    text = [f"# {experiment['title']}", "", TEXT, "", *markdown(list(rows[0]), [list(row.values()) for row in rows]), ""]
     with files.whole(out / "table.md") as file:
         file.write("\n".join(text).encode())
+    files.save_json(out / "record.json", {
+        "title": experiment["title"], "settings": experiment["shared"], "cited": experiment["cited"], "versions": versions(),
+        "runs": runs})
     print("\n".join(text[2:]))
-    print(f"wrote {out / 'table.md'}, table.csv")
-
-
-def summary(runs):
-    """The columns of a row."""
-    done = [found for found in runs if isinstance(found, dict)]
-    columns = dict.fromkeys(("runs", "AUROC", "95% over videos", "unsmoothed", "spread", "seconds"), "")
-    if not done:
-        return columns | {"runs": runs[0]}
-    columns["runs"] = f"{len(done)}" + (f" of {len(runs)}" if len(done) < len(runs) else "")
-    columns["seconds"] = f"{np.mean([found['seconds'] for found in done]):.0f}"
-    figures = np.array([[found["metrics"][key] for key in ("auroc", "auroc_unsmoothed")] for found in done], np.float64)
-    if np.isnan(figures).any():
-        return columns | {"AUROC": "no labels"}
-    columns["AUROC"], columns["unsmoothed"] = (mean_and_deviation(100 * values) for values in figures.T)
-    low, high = over_videos(done, figures[:, 0].mean())
-    columns["95% over videos"] = f"{100 * low:.2f} to {100 * high:.2f}"
-    spreads = [epochs.spread(epochs.load(found["data"], found["results"])) for found in done]
-    if all(spread is not None for spread in spreads):
-        columns["spread"] = f"{100 * np.mean(spreads, axis=0)[0]:.2f}"
-    return columns
-
-
-def mean_and_deviation(values):
-    return f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
-
-
-def over_videos(done, auroc):
-    """95% interval of the mean AUROC of several runs, over resampled videos."""
-    videos = len(done[0]["metrics"]["videos"])
-    drawn, aurocs = bootstrap.resamples(videos), []
-    for found in done:
-        smooth = protocols.official(*inputs.of_results(found["results"]))
-        aurocs.append(bootstrap.resampled_figures(smooth.scores, smooth.labels, smooth.video, drawn)[:, 0])
-    return bootstrap.interval(auroc, np.mean(aurocs, axis=0), videos)
+    print(f"wrote {out / 'table.md'}, table.csv, record.json")
 
 
 if __name__ == "__main__":

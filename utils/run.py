@@ -215,7 +215,7 @@ def progress(total, unit, what):
 
 @functools.cache
 def versions():
-    """Versions of this code, Python and the packages at work, for the record.
+    """Versions of this code, Python and the packages at work, and the processor, for the record.
 
     code: a hash of the suite's own sources, and what git calls them where it is at hand ("-dirty": with changes).
     """
@@ -223,6 +223,10 @@ def versions():
     sources = sorted(path for folder in folders for path in SUITE.glob(f"{folder}/*.py"))
     found = {"code": hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16],
              "python": platform.python_version()}
+    found["processor"] = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            found["processor"] = next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         git = ["git", "-C", str(SUITE), "describe", "--always", "--dirty"]
         found["git"] = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

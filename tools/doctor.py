@@ -11,6 +11,7 @@ Exit code 2: something would stop the run.
 import functools
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,39 +39,42 @@ CANNOT = "cannot be done"
 
 
 class Row(NamedTuple):
-    """How a stage stands, and what is left of its work and costs."""
+    """How a stage stands, and what the rest of its work costs."""
 
-    stage: str
     state: str  # done, to do, outdated, or CANNOT
     why: str = ""  # where it is outdated or cannot be done; else what it is done with
-    frames: int = 0  # left to do
-    share: float = 1.0  # of the training that is left to do
     work: str = ""
-    seconds: float | None = 0.0  # None: not known
+    seconds: float | None = None  # None: not known
     bytes: int = 0
     changes: bool = True  # whether its output will be another
 
 
-class Plan(NamedTuple):
-    """What the costs depend on."""
+@dataclass
+class Plan:
+    """What the stages are looked at with; each leaves what the next ones depend on."""
 
     cfg: object
     dataset: object
     size: tuple  # (H, W)
     device: torch.device
     measured: rates.Rates
-    cubes: int
-    guess: bool  # whether their number is one
-
-    @property
-    def about(self):
-        """The cubes in words."""
-        return f"{'about ' * self.guess}{self.cubes:,} cubes"
+    cubes: int  # how many there are or will be
+    about: str = "about "  # while that is a guess
+    before: str = ""  # the last stage whose output will be another
 
     def first(self, count):
         """The first frames of the first video, decoded as the stages do."""
         video = self.dataset.videos[0]
         return list(frames.load(video, range(min(len(video), count)), workers(self.cfg.num_workers), self.cfg.on_bad_frame))
+
+    def state(self, name, stage):
+        """(state, why) of a stage; stage: its record.Stage, or None where its input will be made first."""
+        if stage is None:
+            folder = stages.results_of(self.cfg) if name == "test" else stages.folder_of(self.cfg)
+            there = record.load(folder / f"{name}.json", {}) is not None
+            return ("outdated", f"other {record.MADE[self.before]}") if there else ("to do", "")
+        state, why = stage.state
+        return state, why.removeprefix("outdated: ").removesuffix("; rebuilding") if state == "outdated" else ""
 
 
 def main():
@@ -82,20 +86,14 @@ def main():
     print("packages    " + ", ".join(f"{name} {version}" for name, version in versions().items() if name != "code"))
     trouble = find_card()[1] if device.type == "cpu" else ""
     print(f"device      {in_words(device)}; {free_cores()} of {cores()} cores are free now{trouble and f'; no GPU: {trouble}'}")
-    rows = look(cfg, dataset)
-    rows["boxes"], cubes, guess = expected_cubes(cfg, dataset, rows["boxes"])
     threads = f"{torch.get_num_threads()} threads of networks, {workers(cfg.num_workers)} of frames"
     measured = rates.Rates(Path(cfg.data_root_dir, "rates.json"), f"{in_words(device)}, {threads}")
-    plan, left = Plan(cfg, dataset, size, device, measured, cubes, guess), []
-    for row in (row for row in rows.values() if row.state != "done"):
-        try:
-            left.append(COST[row.stage](plan, row))
-        except UserError as error:  # weights that can't be read, for one, or a detector that can't be imported
-            print(f"{row.stage:11} {CANNOT}: {error}")
-            left.append(row._replace(state=CANNOT))
+    plan = Plan(cfg, dataset, size, device, measured, ASSUMED * len(dataset.chosen))
+    rows = {stage: look(plan, stage) for stage in stages.chosen(cfg)}
+    left = {stage: row for stage, row in rows.items() if row.state != "done"}
     if left:
         print("\n".join(table(left)))
-    lacking = [row.stage for row in left if row.state == CANNOT] + full_disks(cfg, left)
+    lacking = [stage for stage, row in left.items() if row.state == CANNOT] + full_disks(cfg, left)
     if lacking:
         raise UserError(f"this run would stop: {', '.join(lacking)} (see above)")
 
@@ -115,148 +113,107 @@ def in_words(device):
     return f"{device} ({there.name}, {there.total_memory / 2 ** 30:.0f} GiB)"
 
 
-def look(cfg, dataset):
-    """stage -> Row, from the objects through which the scripts work; prints a line about each."""
-    rows, before = {}, ""  # before: the last stage whose output will be another
-    for stage in stages.chosen(cfg):
-        try:
-            row = LOOK[stage](cfg, dataset, before)
-        except UserError as error:
-            row = Row(stage, CANNOT, str(error), len(dataset.chosen))
-        rows[stage] = row
-        before = stage if row.state != "done" and row.changes else before
-        print(f"{stage:11} {row.state}{f': {row.why}' if row.why else ''}")
-    return rows
+def look(plan, stage):
+    """The Row of a stage, from the object through which its script works; prints a line about it."""
+    try:
+        row = LOOK[stage](plan)
+    except UserError as error:
+        row = Row(CANNOT, str(error))
+    print(f"{stage:11} {row.state}{f': {row.why}' if row.why else ''}", flush=True)
+    if row.state != "done" and row.changes:
+        plan.before = stage
+    return row
 
 
-def from_stage(stage, frames=0):
-    """A Row from a record.Stage."""
-    state, why = stage.state
-    why = why.removeprefix("outdated: ").removesuffix("; rebuilding") if state == "outdated" else ""
-    return Row(stage.name, state, why, frames)
-
-
-def after(cfg, stage, before, frames=0):
-    """A Row of a stage whose input will be made first."""
-    folder = stages.results_of(cfg) if stage == "test" else stages.folder_of(cfg)
-    there = record.load(folder / f"{stage}.json", {}) is not None
-    return Row(stage, "outdated" if there else "to do", f"other {record.MADE[before]}" if there else "", frames)
-
-
-def look_at_flow(cfg, dataset, before):
-    weights = functools.partial(weights_file, cfg.flow_method, cfg.flow_weights)
+def look_at_flow(plan):
+    cfg, weights = plan.cfg, functools.cache(lambda: weights_file(plan.cfg.flow_method, plan.cfg.flow_weights))
     source = functools.cache(lambda: stamp(weights()))
-    flows = [stages.Flow(cfg, video, frames.size_of(video), source) for video in dataset.videos]
+    flows = [stages.Flow(cfg, video, frames.size_of(video), source) for video in plan.dataset.videos]
     left, changed = sum(len(flow.todo) for flow in flows), [flow.state[1] for flow in flows if flow.state[0] == "outdated"]
     if not left:
-        return Row("flow", "done")
-    why, unmade = changed + [f"by {weights()}"] * bool(weights()), any(flow.old is None for flow in flows)
-    return Row("flow", "outdated" if changed else "to do", "; ".join(why), left, changes=bool(changed) or unmade)
+        return Row("done")
+    what = f"flow by {cfg.flow_method}{weights() and weights().name or ''} of {plan.size[0]}x{plan.size[1]}"
+    rate = plan.measured(what, lambda: rates.flow(
+        METHODS[cfg.flow_method](weights(), cfg.device), plan.first, plan.size, cfg.flow_dtype))
+    why = "; ".join(changed + [f"by {weights()}"] * bool(weights()))
+    return Row("outdated" if changed else "to do", why, f"{left:,} frames by {cfg.flow_method}", left / rate,
+               sum(map(stages.flow_room, flows)), bool(changed) or any(flow.old is None for flow in flows))
 
 
-def look_at_boxes(cfg, dataset, before):
+def look_at_boxes(plan):
+    cfg, dataset, left = plan.cfg, plan.dataset, len(plan.dataset.chosen)
     source = functools.partial(detector.source, cfg.boxes_from, cfg.detector, cfg.detector_weights, cfg.detector_scale,
                                stages.input_of(stages.folder_of(cfg) / "boxes.json"))
     source()
-    if before and stages.reads_flow(cfg):
-        return after(cfg, "boxes", before, len(dataset.chosen))
-    stage = stages.boxes(cfg, dataset, source)
-    left = sum(len(v.chosen) for v in dataset.videos if not stage.kept(f"{v.first:08d}.json"))
-    row = from_stage(stage, left)
-    if row.state == "done" or cfg.boxes_from or cfg.detector == "none":
+    stage = None if plan.before and stages.reads_flow(cfg) else stages.boxes(cfg, dataset, source)
+    if stage:
+        left = sum(len(video.chosen) for video in dataset.videos if not stage.kept(f"{video.first:08d}.json"))
+    state, why = plan.state("boxes", stage)
+    if state == "done":
+        plan.cubes, plan.about = len(Boxes.load(stages.folder_of(cfg))), ""
+        return Row("done")
+    row = Row(state, why, f"{left:,} frames", 0, stages.boxes_room(dataset))
+    if cfg.boxes_from:
+        given = read_boxes(cfg.boxes_from, dataset.num_frames)
+        plan.cubes, plan.about = int(np.isin(given[:, 0], dataset.chosen).sum()), ""
         return row
-    weights = detector.weights_file(cfg.detector, cfg.detector_weights, cfg.detector_scale)
+    weights = cfg.detector != "none" and detector.weights_file(cfg.detector, cfg.detector_weights, cfg.detector_scale)
     if weights:
         files.size(weights)  # it may be believed from the record, but now it is read
-    return row._replace(why="; ".join([row.why] * bool(row.why) + [f"by {weights}"] * bool(weights)))
+        row = row._replace(why="; ".join([why] * bool(why) + [f"by {weights}"]))
+    what = (f"boxes by {cfg.detector}{source().get('weights', '')}, scale {cfg.detector_scale}, {cfg.detector_tiles} tiles, of "
+            f"{plan.size[0]}x{plan.size[1]}")
+    return row._replace(seconds=left / plan.measured(what, lambda: rates.boxes(cfg, plan.first, plan.device)))
 
 
-def look_at_cubes(cfg, dataset, before):
-    count = len(dataset.chosen)
-    return after(cfg, "cubes", before, count) if before else from_stage(stages.cubes(cfg, dataset), count)
-
-
-def look_at_training(cfg, dataset, before):
-    if before:
-        return after(cfg, "train", before)
-    stage = stages.train(cfg)
-    row, ending = from_stage(stage), Ending.of(cfg)
-    count, done = stage.read[stage.folder / "cubes.json"]["cubes"], 0
-    for name in {path.name for folder in (stage.folder, stage.part) for path in folder.glob("model_*.pt")}:
-        state, _ = resumed(stage, name, ending) if row.state != "done" else (None, "")
-        done += state.epoch * len(state.cube_weights[0]) if state and state.epoch else 0
-    return row._replace(share=1 - done / (count * cfg.epochs))
-
-
-def look_at_scores(cfg, dataset, before):
-    found, source = labels.read_labels(dataset, [frames.size_of(video) for video in dataset.videos])
-    print(f"labels      {source}")
-    if before:
-        return after(cfg, "test", before)
-    return from_stage(stages.test(cfg, dataset, load_models(cfg.model or stages.folder_of(cfg)), found, source))
-
-
-LOOK = {"flow": look_at_flow, "boxes": look_at_boxes, "cubes": look_at_cubes, "train": look_at_training, "test": look_at_scores}
-
-
-def expected_cubes(cfg, dataset, row):
-    """The Row of the boxes, the number of boxes that there are or will be, and whether that is a guess."""
-    if row.state == "done":
-        return row, len(Boxes.load(stages.folder_of(cfg))), False
-    try:
-        if cfg.boxes_from and row.state != CANNOT:
-            given = read_boxes(cfg.boxes_from, dataset.num_frames)
-            return row, int(np.isin(given[:, 0], dataset.chosen).sum()), False
-    except UserError as error:
-        print(f"{row.stage:11} {CANNOT}: {error}")
-        row = row._replace(state=CANNOT)
-    return row, ASSUMED * len(dataset.chosen), True
-
-
-def cost_of_flow(plan, row):
-    cfg, image = plan.cfg, "{}x{}".format(*plan.size)
-    weights = None if row.state == CANNOT else weights_file(cfg.flow_method, cfg.flow_weights)
-    seconds = None if row.state == CANNOT else row.frames / plan.measured(
-        f"flow by {cfg.flow_method}{weights and weights.name or ''} of {image}",
-        lambda: rates.flow(METHODS[cfg.flow_method](weights, cfg.device), plan.first, plan.size, cfg.flow_dtype))
-    room = row.frames * 2 * plan.size[0] * plan.size[1] * np.dtype(cfg.flow_dtype).itemsize
-    return row._replace(work=f"{row.frames:,} frames by {cfg.flow_method}", seconds=seconds, bytes=room)
-
-
-def cost_of_boxes(plan, row):
-    cfg, seconds = plan.cfg, 0 if plan.cfg.boxes_from else None
-    if row.state != CANNOT and not cfg.boxes_from:
-        source = detector.source("", cfg.detector, cfg.detector_weights, cfg.detector_scale).get("weights", "")
-        what = (f"boxes by {cfg.detector}{source}, scale {cfg.detector_scale}, {cfg.detector_tiles} tiles, of "
-                f"{plan.size[0]}x{plan.size[1]}")
-        seconds = row.frames / plan.measured(what, lambda: rates.boxes(cfg, plan.first, plan.device))
-    return row._replace(work=f"{row.frames:,} frames", seconds=seconds, bytes=stages.boxes_room(plan.dataset))
-
-
-def cost_of_cubes(plan, row):
+def look_at_cubes(plan):
     cfg = plan.cfg
+    state, why = plan.state("cubes", None if plan.before else stages.cubes(cfg, plan.dataset))
+    if state == "done":
+        return Row("done")
     decoded, cut = plan.measured(f"cubes of {shape_of_cubes(cfg)} from {plan.size[0]}x{plan.size[1]}", lambda: rates.cubes(
         plan.first, stages.span(cfg.context_frame_num, cfg.border_mode), cfg.patch_size))
-    seconds = row.frames / decoded + plan.cubes * (1 + cfg.use_flow) / cut
-    return row._replace(work=plan.about, seconds=seconds, bytes=stages.cubes_room(cfg, plan.cubes))
+    seconds = len(plan.dataset.chosen) / decoded + plan.cubes * (1 + cfg.use_flow) / cut
+    return Row(state, why, f"{plan.about}{plan.cubes:,} cubes", seconds, stages.cubes_room(cfg, plan.cubes))
 
 
-def cost_of_training(plan, row):
+def look_at_training(plan):
     cfg = plan.cfg
+    stage = None if plan.before else stages.train(cfg)
+    state, why = plan.state("train", stage)
+    if state == "done":
+        return Row("done")
+    share = 1 - done_of(stage, cfg) if stage else 1.0
     refining, scoring, step = network_rates(plan, cfg.batch_size)
     refined = max(0, cfg.epochs - cfg.warmup_epoch) if cfg.sp_mode != "none" else 0
     scored = max(1, cfg.epochs // cfg.score_every if cfg.score_every else 1)
-    seconds = plan.cubes * (row.share * (cfg.epochs / step + refined / refining) + scored / scoring)
-    return row._replace(work=f"{cfg.epochs * row.share:.0f} epochs of {plan.about}, {cfg.precision}", seconds=seconds,
-                        bytes=stages.train_room(cfg, plan.cubes, network_of(cfg)))
+    seconds = plan.cubes * (share * (cfg.epochs / step + refined / refining) + scored / scoring)
+    return Row(state, why, f"{cfg.epochs * share:.0f} epochs of {plan.about}{plan.cubes:,} cubes, {cfg.precision}", seconds,
+               stages.train_room(cfg, plan.cubes, network_of(cfg)))
 
 
-def cost_of_scores(plan, row):
-    seconds = plan.cubes / network_rates(plan, 256)[1] if plan.cfg.model else 0  # training has scored the cubes
-    return row._replace(work=plan.about, seconds=seconds, bytes=stages.test_room(plan.cubes))
+def done_of(stage, cfg):
+    """Share of a training, a record.Stage, that earlier runs have done."""
+    count, done, ending = stage.read[stage.folder / "cubes.json"]["cubes"], 0, Ending.of(cfg)
+    for name in {path.name for folder in (stage.folder, stage.part) for path in folder.glob("model_*.pt")}:
+        state, _ = resumed(stage, name, ending)
+        done += state.epoch * len(state.cube_weights[0]) if state and state.epoch else 0
+    return done / (count * cfg.epochs)
 
 
-COST = {"flow": cost_of_flow, "boxes": cost_of_boxes, "cubes": cost_of_cubes, "train": cost_of_training, "test": cost_of_scores}
+def look_at_scores(plan):
+    cfg, dataset = plan.cfg, plan.dataset
+    found, source = labels.read_labels(dataset, [frames.size_of(video) for video in dataset.videos])
+    print(f"labels      {source}")
+    state, why = plan.state("test", None if plan.before else stages.test(
+        cfg, dataset, load_models(cfg.model or stages.folder_of(cfg)), found, source))
+    if state == "done":
+        return Row("done")
+    seconds = plan.cubes / network_rates(plan, 256)[1] if cfg.model else 0  # training has scored the cubes
+    return Row(state, why, f"{plan.about}{plan.cubes:,} cubes", seconds, stages.test_room(plan.cubes))
+
+
+LOOK = {"flow": look_at_flow, "boxes": look_at_boxes, "cubes": look_at_cubes, "train": look_at_training, "test": look_at_scores}
 
 
 def network_of(cfg):
@@ -279,25 +236,23 @@ def shape_of_cubes(cfg):
 
 def table(rows):
     """Lines about what is left: stage, time, disk, work."""
-    lines = ["", f"{'left to do':11} {'time':>8} {'disk':>10}   work"]
-    for row in rows:
-        lines.append(f"{row.stage:11} {rates.duration(row.seconds):>8} {f'{row.bytes / 1e9:.2f} GB':>10}   {row.work}")
-    total = sum(row.seconds or 0 for row in rows)
-    known = "in one process, as free as this machine was when it was measured"
-    disk = sum(row.bytes for row in rows)
-    return [*lines, f"{'all':11} {rates.duration(total):>8} {f'{disk / 1e9:.2f} GB':>10}   {known}", ""]
+    total = sum(row.seconds or 0 for row in rows.values()), sum(row.bytes for row in rows.values())
+    last = Row("", "", "in one process, as free as this machine was when it was measured", *total)
+    return ["", f"{'left to do':11} {'time':>8} {'disk':>10}   work",
+            *(f"{stage:11} {rates.duration(row.seconds):>8} {f'{row.bytes / 1e9:.2f} GB':>10}   {row.work}"
+              for stage, row in {**rows, "all": last}.items()), ""]
 
 
 def full_disks(cfg, rows):
     """Prints what is needed and free on each disk; returns a line for each that is too small."""
     roots = {"flow": cfg.flow_root_dir, "test": cfg.results_dir}
     disks, lacking = {}, []
-    for row in rows:
-        root = Path(roots.get(row.stage, cfg.data_root_dir)).absolute()
+    for stage, row in rows.items():
+        root = Path(roots.get(stage, cfg.data_root_dir)).absolute()
         there = next(place for place in (root, *root.parents) if place.exists())
-        stages_there, needed, _ = disks.get(os.stat(there).st_dev, ([], 0, there))
-        disks[os.stat(there).st_dev] = ([*stages_there, row.stage], needed + row.bytes, there)
-    for stages_there, needed, there in disks.values():
+        _, needed, stages_there = disks.get(os.stat(there).st_dev, (there, 0, ()))
+        disks[os.stat(there).st_dev] = (there, needed + row.bytes, (*stages_there, stage))
+    for there, needed, stages_there in disks.values():
         free = shutil.disk_usage(there).free
         print(f"disk        {there}: {needed / 1e9:.2f} GB for {', '.join(stages_there)}; {free / 1e9:.2f} GB are free")
         lacking += [f"no room at {there}"] if free < needed else []

@@ -37,8 +37,8 @@ from utils.settings import SETTINGS
 
 SHARED = ("bboxes.npy", "boxes.json", "stc_raw.npy", "stc_of.npy", "cubes.json")
 BESIDE_SETTINGS = ("dataset_name", "mode", "config")
-TEXT = ("Frame AUROC in %: mean and standard deviation over the seeds; 95% interval over videos, and that of what a row is above "
-        "the first one; spread: highest less lowest of the last 6 epochs; the last three are means over the seeds.")
+TEXT = ("Frame AUROC in %: mean and standard deviation over the seeds; 95% interval over videos, and that of what a row is "
+        "above the first one; spread: highest less lowest of the last 6 epochs; the last three are means over the seeds.")
 
 
 def main():

@@ -50,8 +50,10 @@ def main():
             box_scores = inputs.vector(stage.folder / "box_scores.npy", None) if stage.given else (
                 score_boxes(cfg, cubes, boxes, models, cubes_made["id"]))  # (N,)
             if ranks.RANK == 0:  # the scores are all that the ranks share
-                evaluate(cfg, stage, dataset, boxes, box_scores, labels, settings_of(cfg, stage, boxes, cubes_made, models))
-                draw_cubes(stage, dataset, cubes, boxes, box_scores)
+                frame_scores = score_frames(stage, dataset, boxes, box_scores)  # (F,)
+                abnormal = None if labels is None else labels[dataset.chosen]
+                evaluate(stage, dataset, frame_scores, abnormal, made_from(stage, boxes, cubes_made, models))
+                draw(stage, dataset, boxes, cubes, box_scores, frame_scores, abnormal)
     save_events(cfg, dataset, boxes)
     if ranks.RANK == 0:
         report(files.load_json(stage.folder / "metrics.json"), stage.folder)
@@ -71,77 +73,64 @@ def score_boxes(cfg, cubes, boxes, models, cubes_id):
                 print(f"warning: block {divmod(int(number), models.grid[1])} has {len(rows):,} cubes and no model: "
                       f"each scores {metrics.NO_MODEL:+g}")
                 continue
-            require_fit(trained.model, cubes)
+            cubes.require_fit(trained.model)
             losses = trained.scores if scored else score(
                 trained.model.to(cubes.device), cubes, rows, 256, autocast, bar.update)  # (n, 1 or 2)
             bar.update(len(rows) if scored else 0)
-            z = metrics.normalise(losses, trained.mean, trained.std)
-            scores[rows] = z @ [cfg.w_raw, cfg.w_of] if trained.model.use_flow else z[:, 0]
+            scores[rows] = trained.box_scores(losses, cfg.w_raw, cfg.w_of)
     return scores
 
 
-def require_fit(model, cubes):
-    """Raises UserError if a network takes other cubes than these."""
-    takes = (model.tot_frame_num, model.flow_frame_num)
-    if takes != (cubes.frames, cubes.flow_frames):
-        raise UserError(f"the model takes cubes of {takes[0]} frames and {takes[1] or 0} flow fields, these have "
-                        f"{cubes.frames} and {cubes.flow_frames or 0}: run extract_stc.py with the model's settings")
-
-
-def evaluate(cfg, stage, dataset, boxes, box_scores, labels, made_from):
-    """From box scores to frame scores, figures and their pictures; labels: (F,) bool or None; made_from: for metrics.json."""
+def score_frames(stage, dataset, boxes, box_scores):
+    """Saves the scores of the boxes (N,) and those of the chosen frames before smoothing (F,), which it returns."""
     if box_scores.shape != (len(boxes),) or not (np.abs(box_scores) <= np.finfo(np.float32).max).all():
         raise UserError(f"{stage.folder}: box_scores.npy is {box_scores.shape}, not one finite score (float32) for each of "
                         f"{len(boxes):,} boxes: remove it, or write it again")
     frame_scores = metrics.frame_scores(box_scores, boxes.rows, dataset.num_frames, boxes.size)[dataset.chosen]
-    smooth = metrics.moving_average(frame_scores, cfg.window_size)
-    figures = dict.fromkeys(("auroc", "eer", "average_precision", "auroc_unsmoothed"))
-    abnormal = None if labels is None else labels[dataset.chosen]
     if not stage.given:
         files.save_array(stage.file("box_scores.npy"), box_scores)
     files.save_array(stage.file("frame_scores.npy"), frame_scores)
+    return frame_scores
+
+
+def evaluate(stage, dataset, frame_scores, abnormal, origin):
+    """Writes the figures and curves of frame scores (F,); abnormal: (F,) bool or None; origin: see `made_from`."""
+    smooth = metrics.moving_average(frame_scores, stage.cfg.window_size)
+    figures = dict.fromkeys(("auroc", "eer", "average_precision", "auroc_unsmoothed"))
     if abnormal is not None:
         files.save_array(stage.file("labels.npy"), abnormal)
         figures |= metrics.evaluate(smooth, abnormal)
         figures["auroc_unsmoothed"] = metrics.evaluate(frame_scores, abnormal)["auroc"]
-    title = f"{cfg.dataset_name}, mode {cfg.mode}"
     if figures["auroc"] is not None:
-        figures["protocols"] = protocols.table(
-            inputs.of_dataset(dataset, frame_scores, abnormal, made_from["zero_score"]), cfg.window_size)
-        curves = metrics.official_results(smooth, abnormal)
-        files.save_npz(stage.file("frame_results.npz"), curves)
-        plots.save(plots.roc(curves["fpr"], curves["tpr"], figures["auroc"], figures["eer"], title), stage.file("roc.png"))
+        files.save_npz(stage.file("frame_results.npz"), metrics.official_results(smooth, abnormal))
+        scored = inputs.of_dataset(dataset, frame_scores, abnormal, origin["zero_score"])
+        figures["protocols"] = protocols.table(scored, stage.cfg.window_size)
     files.save_json(stage.file("metrics.json"), figures | {
-        "frames": len(frame_scores), "abnormal_frames": None if abnormal is None else int(abnormal.sum()), **made_from,
+        "frames": len(frame_scores), "abnormal_frames": None if abnormal is None else int(abnormal.sum()), **origin,
         "videos": [[video.name, video.first, len(video.chosen)] for video in dataset.videos],
         "training_videos": sum(not video.testing for video in dataset.videos)})
-    starts = [start for start, _ in dataset.spans]
-    plots.save(plots.timeline(smooth, abnormal, starts, [video.name for video in dataset.videos], title),
-               stage.file("scores.png"))
 
 
-def settings_of(cfg, stage, boxes, cubes_made, models):
-    """What the figures were computed from, for metrics.json."""
+def made_from(stage, boxes, cubes_made, models):
+    """What figures are computed from, for metrics.json."""
+    cfg = stage.cfg
     return {"cubes": len(boxes), "labels": stage.inputs["labels"], "dataset": cfg.dataset_name, "mode": cfg.mode,
             "config": cfg.config, "model": cfg.model or str(stages.folder_of(cfg)),
-            "seed": models.recipe["settings"].get("seed"), "zero_score": None if stage.given else min(
-                float(metrics.normalise(0, block.mean, block.std) @ ([cfg.w_raw, cfg.w_of] if block.model.use_flow else [1]))
-                for block in models.blocks.values()),  # score of a cube that is reconstructed without any error
+            "seed": models.recipe["settings"].get("seed"), "zero_score": models.zero_score(cfg.w_raw, cfg.w_of),
             "settings": {**boxes.record["settings"], **cubes_made["settings"], **models.recipe["settings"],
                          **stage.wanted["settings"]},
             "input": {**boxes.record["input"], **cubes_made["input"]}}
 
 
-def draw_cubes(stage, dataset, cubes, boxes, box_scores):
-    """Writes cubes.png: the highest and lowest scored cubes."""
-    order = np.argsort(box_scores, kind="stable")
-    shown = np.stack([plots.in_turn(rows, boxes.video, 8) for rows in (order[::-1], order)])  # (2, k) rows
-    strips = np.stack([np.stack([cubes.raw[row].reshape(-1, 3, *cubes.raw.shape[2:]) for row in side]) for side in shown])
-    captions = [[f"{dataset.videos[boxes.video[row]].name}\nframe {boxes.frame[row] - boxes.firsts[boxes.video[row]] + 1}"
-                 for row in side] for side in shown]
-    title = f"{stage.cfg.dataset_name}, mode {stage.cfg.mode}"
-    plots.save(plots.cube_sheet(strips.transpose(0, 1, 2, 4, 5, 3), box_scores[shown], captions, title),
-               stage.file("cubes.png"))
+def draw(stage, dataset, boxes, cubes, box_scores, frame_scores, abnormal):
+    """Writes the pictures: the frames' curve, the highest and lowest cubes, and with labels the ROC curve."""
+    title, names = f"{stage.cfg.dataset_name}, mode {stage.cfg.mode}", [video.name for video in dataset.videos]
+    smooth = metrics.moving_average(frame_scores, stage.cfg.window_size)
+    starts = [start for start, _ in dataset.spans]
+    plots.save(plots.timeline(smooth, abnormal, starts, names, title), stage.file("scores.png"))
+    plots.save(plots.cube_sheet(cubes.raw, box_scores, boxes, names, title), stage.file("cubes.png"))
+    if abnormal is not None and 0 < abnormal.mean() < 1:
+        plots.save(plots.roc(smooth, abnormal, title), stage.file("roc.png"))
 
 
 def save_events(cfg, dataset, boxes):
@@ -153,11 +142,10 @@ def save_events(cfg, dataset, boxes):
         if ranks.RANK:
             return
         frame_scores, box_scores = (files.load_array(stage.folder / f"{kind}_scores.npy") for kind in ("frame", "box"))
-        smooth = events.curve(frame_scores, dataset.spans, cfg.window_size)
+        smooth, _, find = events.of_run(frame_scores, box_scores, boxes.rows, dataset, cfg.window_size)
         limit = events.threshold(smooth, cfg.event_z, cfg.event_share)
-        highest = events.highest_rows(box_scores, boxes.rows, dataset.chosen)
-        found = events.find(smooth, limit, cfg.window_size, highest, boxes.rows, dataset.spans)
-        events.save(stage.file("events.csv"), found, dataset, dataset.spans)
+        found = find(limit)
+        events.save(stage.file("events.csv"), found, dataset)
         rule = f"highest {cfg.event_share:.2%} of frames" if cfg.event_share else f"z-score {cfg.event_z:g}"
         facts |= {"rule": rule, "threshold": limit, "count": len(found)}
 

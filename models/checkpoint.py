@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from models.cae import ReconCAE
-from utils import files, record
+from utils import files, metrics, record
 from utils.errors import UserError
 from utils.files import load_torch_arrays
 from utils.weights import check_state
@@ -20,6 +20,11 @@ class Block(NamedTuple):
     mean: np.ndarray  # (1,) or (2,): mean of the raw (and flow) scores of the training cubes
     std: np.ndarray  # likewise
     scores: np.ndarray  # (n, 1) or (n, 2): those scores, in order of the block's cubes
+
+    def box_scores(self, losses, w_raw, w_of):
+        """(n, 1 or 2) reconstruction losses -> (n,) z-scores, with motion enhancement weighted sums of two."""
+        z = metrics.normalise(losses, self.mean, self.std)
+        return z @ [w_raw, w_of] if self.model.use_flow else z[:, 0]
 
 
 class Models(NamedTuple):
@@ -37,6 +42,11 @@ class Models(NamedTuple):
     def key(self):
         """What scores depend on: the training or file, and each block's number, mean and std."""
         return [self.recipe["id"], [[number, *block.mean, *block.std] for number, block in self.blocks.items()]]
+
+    def zero_score(self, w_raw, w_of):
+        """The lowest score of a cube that is reconstructed without any error; None without models."""
+        return min((float(block.box_scores(np.zeros((1, len(block.mean))), w_raw, w_of)[0]) for block in self.blocks.values()),
+                   default=None)
 
 
 NO_MODELS = Models({}, (1, 1), "fp32", {"id": None, "settings": {}, "input": {}}, None)

@@ -564,7 +564,7 @@ def test_a_tool_that_cannot_finish_leaves_no_half_result_and_can_be_run_again(fi
 
 @pytest.mark.parametrize("name", ["a$b", r"x$\frac$", "a$b$^_", "垃圾"])
 def test_names_that_would_be_formulas_in_pictures(name):
-    for figure in (plots.roc(np.linspace(0, 1, 5), np.linspace(0, 1, 5), 0.5, 0.5, name),
+    for figure in (plots.roc(np.linspace(0, 1, 5), np.array([0, 1, 0, 1, 1]) > 0, name),
                    plots.timeline(np.arange(9.0), np.arange(9) > 4, [0], [name], name)):
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")

@@ -16,6 +16,7 @@ from trees import draw, ucsd_tree, write_frames
 
 from run_pipeline import settings_of_model
 from utils import record
+from utils.boxes import Boxes
 from utils.config import parse_config
 from utils.evaluation import events, plots
 
@@ -346,8 +347,9 @@ def test_names_with_dollars_and_letters_that_no_font_has(tmp_path, capsys):
     figure = plots.timeline(scores, scores > 1, [0, 2], [r"a $\foo$ b_c^2", "\ue123"], r"$\bar")
     plots.save(figure, tmp_path / "scores.png")
     assert cv2.imread(str(tmp_path / "scores.png")).std() > 1 and "no installed font has all letters" in capsys.readouterr().out
-    strips = np.zeros((2, 1, 5, 8, 8, 3), np.uint8)
-    plots.save(plots.cube_sheet(strips, np.zeros((2, 1)), [[r"$\foo$"], ["x"]], r"$\bar$"), tmp_path / "cubes.png")
+    boxes = Boxes(np.float32([[0, 0, 0, 9, 9], [3, 0, 0, 9, 9]]), 4, (0, 2), [[9, 9]] * 2, {})
+    sheet = plots.cube_sheet(np.zeros((2, 15, 8, 8), np.uint8), np.zeros(2), boxes, [r"$\foo$", "x"], r"$\bar$")
+    plots.save(sheet, tmp_path / "cubes.png")
     assert capsys.readouterr().out == ""
 
 

@@ -36,6 +36,13 @@ class Cubes:
         self.flow_frames = self.flow.shape[1] // 2 if use_flow else None
         self.device, self.source = torch.device(device), {"raw": self.raw, "flow": self.flow}
 
+    def require_fit(self, model):
+        """Raises UserError if a network takes other cubes than these."""
+        takes = (model.tot_frame_num, model.flow_frame_num)
+        if takes != (self.frames, self.flow_frames):
+            raise UserError(f"the model takes cubes of {takes[0]} frames and {takes[1] or 0} flow fields, these have "
+                            f"{self.frames} and {self.flow_frames or 0}: run extract_stc.py with the model's settings")
+
     def to_device(self):
         """Copies all cubes to the GPU where they fit beside the network (0.7 GiB for batches of 256, 1.3 with flow)."""
         maps = {name: array for name, array in self.source.items() if array is not None}

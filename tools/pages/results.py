@@ -77,11 +77,9 @@ def load(args):
     stages.require_frames(dataset, boxes.record, folder / "bboxes.npy")
     box_scores, frame_scores = (files.load_array(path / f"{kind}_scores.npy") for kind in ("box", "frame"))
     labels = files.load_array(path / "labels.npy") if (path / "labels.npy").is_file() else None
-    curve = events.curve(frame_scores, dataset.spans, made["settings"]["window_size"])
-    highest = events.highest_rows(box_scores, boxes.rows, dataset.chosen)
-    found = events.find(curve, made["events"]["threshold"], made["settings"]["window_size"], highest, boxes.rows, dataset.spans)
+    curve, highest, found = events.of_run(frame_scores, box_scores, boxes.rows, dataset, made["settings"]["window_size"])
     return Results(cfg, made, dataset, folder, path, boxes, box_scores, frame_scores, curve, labels,
-                   highest, found, rates(dataset))
+                   highest, found(made["events"]["threshold"]), rates(dataset))
 
 
 def _settings(args, config):

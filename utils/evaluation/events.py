@@ -67,16 +67,23 @@ def find(scores, limit, gap, rows, boxes, spans):
     return found
 
 
+def of_run(frame_scores, box_scores, boxes, dataset, window_size):
+    """What events are found from: `curve` (S,), `highest_rows` (S,), and a function of a threshold that gives them (`find`)."""
+    scores = curve(frame_scores, dataset.spans, window_size)
+    rows = highest_rows(box_scores, boxes, dataset.chosen)
+    return scores, rows, lambda limit: find(scores, limit, window_size, rows, boxes, dataset.spans)
+
+
 def clock(seconds):
     """75.3 -> "0:01:15"."""
     return str(datetime.timedelta(seconds=round(seconds)))
 
 
-def save(path, events, dataset, spans):
+def save(path, events, dataset):
     """Writes events.csv: frames from 1 within their video, seconds and h:m:s from 0 where they are known."""
     rows = []
     for event in events:
-        video, start = dataset.videos[event["video"]], spans[event["video"]][0]
+        video, start = dataset.videos[event["video"]], dataset.spans[event["video"]][0]
         shown = times(video)
         first, last, peak = (video.chosen[i - start] + 1 for i in (event["start"], event["stop"] - 1, event["peak"]))
         box = [round(side, 1) for side in event["box"]] if event["box"] else [""] * 4

@@ -6,7 +6,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
+from sklearn.metrics import roc_curve
 
+from utils import metrics
 from utils.files import whole
 
 BLUE, RED, GREY = "#1f5fa8", "#d1495b", "#8a8f98"
@@ -24,8 +26,10 @@ def save(figure, path):
         print(f"note: {path}: no installed font has all letters of the names; install one, such as Noto Sans CJK")
 
 
-def roc(fpr, tpr, auroc, eer, title):
-    """ROC curve with its AUROC and EER."""
+def roc(scores, labels, title):
+    """ROC curve of smoothed frame scores (F,) with its AUROC and EER. labels: (F,) bool, of both classes."""
+    figures, (fpr, tpr, _) = metrics.evaluate(scores, labels), roc_curve(labels, scores)
+    auroc, eer = figures["auroc"], figures["eer"]
     figure = Figure(figsize=(4.6, 4.4))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":")
@@ -94,20 +98,24 @@ def training(rows, losses, abnormal):
     return figure
 
 
-def cube_sheet(cubes, scores, captions, title):
+def cube_sheet(raw, scores, boxes, names, title, count=8):
     """The highest (left) and lowest (right) scored cubes, each with its T frames in a row.
 
-    cubes: (2, k, T, P, P, 3) uint8 BGR; scores: (2, k); captions: [2][k].
+    raw: (N, 3T, P, P) uint8, with scores (N,) and utils.boxes.Boxes; names: of the videos; count: cubes on a side at most.
     """
-    sides, count = cubes.shape[:2]
+    order = np.argsort(scores, kind="stable")
+    shown = np.stack([in_turn(rows, boxes.video, count) for rows in (order[::-1], order)])  # (2, k) rows
+    sides, count = shown.shape
     figure = Figure(figsize=(11, 0.75 * count + 0.7))
     grid = figure.subplots(count, sides, squeeze=False, gridspec_kw={"wspace": 0.9, "hspace": 0.12})
     for side, row in np.ndindex(sides, count):
-        axes = grid[row, side]
-        axes.imshow(np.concatenate(cubes[side, row], axis=1)[:, :, ::-1], interpolation="nearest")
+        axes, cube = grid[row, side], shown[side, row]
+        strip = np.concatenate(raw[cube].reshape(-1, 3, *raw.shape[2:]), axis=2)  # (3, P, T * P)
+        axes.imshow(strip.transpose(1, 2, 0)[:, :, ::-1], interpolation="nearest")
         axes.set_axis_off()
-        axes.text(1.02, 0.5, f"{scores[side, row]:.2f}\n{captions[side][row]}", transform=axes.transAxes, va="center",
-                  fontsize=8, parse_math=False)
+        video = boxes.video[cube]
+        words = f"{scores[cube]:.2f}\n{names[video]}\nframe {boxes.frame[cube] - boxes.firsts[video] + 1}"
+        axes.text(1.02, 0.5, words, transform=axes.transAxes, va="center", fontsize=8, parse_math=False)
     for axes, words in zip(grid[0], ("highest scores", "lowest scores")):
         axes.set_title(words, fontsize=10, loc="left")
     figure.suptitle(title, y=0.98, parse_math=False)

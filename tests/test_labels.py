@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trees import write_video
 
-from tools.doctor import look_at_scores
+from tools.doctor import Plan, look_at_scores
 from utils import datasets, files, frames
 from utils.config import parse_config
 from utils.errors import UserError
@@ -347,11 +347,11 @@ def test_the_dry_run_speaks_of_labels(capsys):
     video(RAW / "videos/a")
     write("configs/mine.cfg", "[dataset]\nlayout = plain\nmin_area = 64\n")
     cfg = parse_config("", ["--dataset_name", "mine", "--dry_run"])
-    look_at_scores(cfg, dataset(), ["boxes"])
+    look_at_scores(Plan(cfg, dataset(), (24, 32), None, None, 0, before="boxes"))
     assert "labels      no labels" in capsys.readouterr().out
     write(RAW / "labels.csv", "a,3,99\n")
     with pytest.raises(UserError, match="frames 3 to 99"):
-        look_at_scores(cfg, dataset(), ["boxes"])
+        look_at_scores(Plan(cfg, dataset(), (24, 32), None, None, 0, before="boxes"))
 
 
 # Names

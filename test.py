@@ -157,7 +157,7 @@ def save_events(cfg, dataset, boxes):
         limit = events.threshold(smooth, cfg.event_z, cfg.event_share)
         highest = events.highest_rows(box_scores, boxes.rows, dataset.chosen)
         found = events.find(smooth, limit, cfg.window_size, highest, boxes.rows, dataset.spans)
-        events.save(stage.file("events.csv"), found, dataset, dataset.spans)
+        events.save(stage.file("events.csv"), found, dataset)
         rule = f"highest {cfg.event_share:.2%} of frames" if cfg.event_share else f"z-score {cfg.event_z:g}"
         facts |= {"rule": rule, "threshold": limit, "count": len(found)}
 

@@ -1,13 +1,16 @@
 """Films that show a result in motion: results/D/MODE/overlay/VIDEO.webm, which any browser plays.
 
-    python -m tools.overlay D MODE [--video NAME] [--width 640]
+    python -m tools.overlay D MODE [--events] [--video NAME] [--width 640]
 
 Boxes are coloured by score (blue: 0, yellow: an event's threshold, red: twice that), the highest one with its score; below
 runs the score's curve, abnormal frames shaded, events marked. VP9 in WebM; where OpenCV has no VP9 encoder, H.264 or AV1.
+--events: instead a clip of each event, with up to 2 seconds before and after, and one picture of them all, the highest first:
+overlay/events/VIDEO_0h01m15s_frame1876.webm (where it begins, as in events.csv), overlay/events/events.jpg.
 """
 
 import argparse
 import contextlib
+import itertools
 import os
 import threading
 
@@ -15,7 +18,8 @@ import cv2
 import numpy as np
 
 from tools.pages import pictures, results, summary
-from utils import films, frames
+from utils import files, films, frames
+from utils.datasets import times
 from utils.device import workers
 from utils.errors import UserError
 from utils.evaluation import events
@@ -24,6 +28,8 @@ from utils.run import Clock, progress, run
 
 CODECS = (("VP90", ".webm"), ("avc1", ".mp4"), ("AV01", ".webm"))
 PANEL = 120  # height of the curve, in px
+AROUND = 2  # seconds before and after an event
+CELL, COLUMNS, CELLS = 320, 6, 600  # of the picture of all events: width in px, columns, cells at most
 QUIET = threading.Lock()
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 PAPER, INK, BLUE, TRUTH, ORANGE = (250, 250, 250), (48, 36, 29), (168, 95, 31), (213, 209, 245), (15, 130, 217)  # BGR
@@ -32,6 +38,7 @@ PAPER, INK, BLUE, TRUTH, ORANGE = (250, 250, 250), (48, 36, 29), (168, 95, 31), 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     results.add_arguments(parser)
+    parser.add_argument("--events", action="store_true", help="a clip of each event and a picture of all, in place of films")
     parser.add_argument("--video", metavar="NAME", help="only this video (default: all)")
     parser.add_argument("--width", type=int, default=640, help="of the film in px; larger frames keep theirs (default: 640)")
     args = parser.parse_args()
@@ -42,41 +49,126 @@ def main():
     if args.video and args.video not in names:
         raise UserError(f"--video {args.video}: there is no such video; there are {', '.join(names)}")
     chosen = [v for v, name in enumerate(names) if args.video in (None, name)]
-    folder, clock = res.path / "overlay", Clock()
-    with locked(folder), progress(sum(len(res.dataset.videos[v].chosen) for v in chosen), "frame", "overlay") as bar:
-        films = frames.parallel(lambda v: film(res, v, folder / names[v], args.width, bar.update), chosen, workers(-1))
-        for path in films:  # an encoder takes one core
-            bar.write(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB", file=None)
-    print(f"{len(chosen)} films in {folder}, {clock():,.0f} s")
+    folder, clock = res.path / "overlay" / ("events" if args.events else ""), Clock()
+    with locked(folder):
+        if args.events:
+            write_events(res, chosen, folder, args.width)
+        else:
+            write(res, {v: [(*res.dataset.spans[v], folder / names[v])] for v in chosen}, args.width)
+    print(f"all in {folder}, {clock():,.0f} s")
 
 
-def film(res, v, path, width, tick):
-    """Writes the film of one video, whole or not at all; path: without its suffix. Returns the whole path."""
-    path.parent.mkdir(parents=True, exist_ok=True)  # of "Train/01"
-    video, (start, stop), (high, wide) = res.dataset.videos[v], res.dataset.spans[v], res.boxes.sizes[v]
+def write_events(res, chosen, folder, width):
+    """Writes a clip of each event of the chosen videos, and the picture of all."""
+    for old in folder.glob("*_frame*.*"):  # of another threshold
+        old.unlink()
+    stretches, top = {}, sorted((e for e in res.events if e["video"] in chosen), key=lambda e: -e["score"])[:CELLS]
+    if not top:
+        print(f"there are no events above {res.limit:.2f}; lower it with test.py --event_z, or --event_share 0.05")
+        return
+    for v in chosen:
+        found = [event for event in res.events if event["video"] == v]
+        bounds = around(found, res.dataset.spans[v], round(AROUND * rate_of(res, v)))
+        if found:
+            stretches[v] = [(*bound, folder / clip_name(event, res.dataset)) for event, bound in zip(found, bounds)]
+    stills = write(res, stretches, width, {event["peak"] for event in top})
+    with files.whole(folder / "events.jpg") as file:
+        file.write(cv2.imencode(".jpg", sheet([cell(stills[event["peak"]], event, res.dataset) for event in top]))[1].tobytes())
+
+
+def around(found, span, rest):
+    """(start, stop) of each event of a video with up to `rest` frames on both sides, at most half way to the next event."""
+    cuts = [span[0], *((a["stop"] + b["start"]) // 2 for a, b in itertools.pairwise(found)), span[1]]
+    return [(max(low, event["start"] - rest), min(high, event["stop"] + rest))
+            for event, low, high in zip(found, cuts, cuts[1:])]
+
+
+def clip_name(event, dataset):
+    row = events.row(event, dataset)
+    when = "{}h{}m{}s_".format(*row["first_time"].split(":")) if row["first_time"] else ""
+    return f"{row['video'].replace('/', '_')}_{when}frame{row['first_frame']}"
+
+
+def cell(still, event, dataset):
+    """One picture for the sheet, (CELL, CELL, 3): the frame, the video's name, when, and the score."""
+    row, zoom = events.row(event, dataset), CELL / still.shape[1]
+    image, when = np.full((CELL, CELL, 3), PAPER, np.uint8), [row["first_time"], row["last_time"]]
+    shown = cv2.resize(still, (CELL, round(still.shape[0] * zoom)), interpolation=cv2.INTER_AREA)[:CELL - 50]
+    image[:len(shown)] = shown
+    stretch = " to ".join(when) if all(when) else f"frames {row['first_frame']} to {row['last_frame']}"
+    for line, words in enumerate((row["video"][:40], f"{stretch}   score {row['peak_score']:.2f}")):
+        cv2.putText(image, words, (4, len(shown) + 20 + 20 * line), FONT, 0.5, INK, 1, cv2.LINE_AA)
+    return image
+
+
+def sheet(cells):
+    """Pictures of one size in rows of COLUMNS."""
+    cells += [np.full_like(cells[0], PAPER)] * (-len(cells) % min(COLUMNS, len(cells)))
+    return np.vstack([np.hstack(cells[k:k + COLUMNS]) for k in range(0, len(cells), COLUMNS)])
+
+
+def write(res, stretches, width, peaks=()):
+    """Writes the films of {video: its stretches}, see `film`. Returns {i: picture} of the frames `peaks`."""
+    count, stills = sum(stop - start for parts in stretches.values() for start, stop, _ in parts), {}
+    with progress(count, "frame", "overlay") as bar:  # an encoder takes one core
+        for paths, pictures in frames.parallel(lambda v: film(res, v, stretches[v], width, peaks, bar.update), stretches,
+                                               workers(-1)):
+            stills |= pictures
+            for path in paths:
+                bar.write(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB", file=None)
+    return stills
+
+
+def rate_of(res, v):
+    """Frames per second of a video's film."""
+    chosen = res.dataset.videos[v].chosen
+    return (res.rates[v] or 25) / (chosen[1] - chosen[0] if len(chosen) > 1 else 1)
+
+
+def film(res, v, stretches, width, peaks, tick):
+    """Writes films of stretches of one video, which is read once: (start, stop, path without suffix), in order and apart.
+
+    Returns the films' paths, and {i: picture} of the frames among `peaks`.
+    """
+    video, begin, (high, wide) = res.dataset.videos[v], res.dataset.spans[v][0], res.boxes.sizes[v]
     zoom = max(1.0, width / wide)
     size = (int(wide * zoom) // 2 * 2, int(high * zoom) // 2 * 2)  # width, height: encoders want even numbers
-    step = video.chosen[1] - video.chosen[0] if len(video.chosen) > 1 else 1
-    writer, part, suffix = open_writer(path, (res.rates[v] or 25) / step, (size[0], size[1] + PANEL))
-    panel = curve_panel(res, start, stop, size[0])
-    numbers = np.asarray(video.chosen) + video.first
-    ends = zip(*(np.searchsorted(res.boxes.rows[:, 0], numbers, side) for side in ("left", "right")))
+    numbers, seconds = np.asarray(video.chosen) + video.first, times(video)
+    first, last = (np.searchsorted(res.boxes.rows[:, 0], numbers, side) for side in ("left", "right"))
+    stream = frames.load(video, [video.chosen[i - begin] for a, b, _ in stretches for i in range(a, b)], workers(-1), "repeat")
+    made, stills = [], {}
+    for start, stop, path in stretches:
+        panel = curve_panel(res, start, stop, size[0])
+        with writing(path, rate_of(res, v), (size[0], size[1] + PANEL), stop - start) as (writer, whole):
+            for i in range(start, stop):
+                shown, rows = cv2.resize(next(stream), size), slice(first[i - begin], last[i - begin])
+                boxes = res.boxes.corners[rows] * np.tile([size[0] / wide, size[1] / high], 2)
+                draw_boxes(shown, boxes, res.box_scores[rows], res.limit)
+                frame = video.chosen[i - begin]
+                words = f"frame {frame + 1}   score {res.curve[i]:.2f}" + (
+                    "" if seconds is None else f"   {events.clock(seconds[frame])}")
+                writer.write(np.concatenate([shown, with_cursor(panel, (i - start + 0.5) / (stop - start), words)]))
+                if i in peaks:
+                    stills[i] = shown
+                tick()
+        made.append(whole)
+    next(stream, None)  # its end says what was damaged
+    return made, stills
+
+
+@contextlib.contextmanager
+def writing(path, rate, size, count):
+    """A cv2.VideoWriter and the path of its film, which is there when it is whole; path: without suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)  # of "Train/01"
+    writer, part, suffix = open_writer(path, rate, size)
+    whole = path.with_name(path.name + suffix)
     try:
-        stream = frames.load(video, video.chosen, workers(-1), "repeat")
-        for i, (frame, (first, last)) in enumerate(zip(stream, ends), start):
-            shown = cv2.resize(frame, size)
-            boxes = res.boxes.corners[first:last] * np.tile([size[0] / wide, size[1] / high], 2)
-            draw_boxes(shown, boxes, res.box_scores[first:last], res.limit)
-            words = f"frame {video.chosen[i - start] + 1}   score {res.curve[i]:.2f}"
-            writer.write(np.concatenate([shown, with_cursor(panel, (i - start + 0.5) / (stop - start), words)]))
-            tick()
+        yield writer, whole
         writer.release()
-        require_frames(part, len(video.chosen))
-        whole = path.with_name(path.name + suffix)
+        require_frames(part, count)
         os.replace(part, whole)
     finally:
         part.unlink(missing_ok=True)
-    return whole
 
 
 def require_frames(path, count):

@@ -1,7 +1,5 @@
 """Events: the stretches of a video whose score is above a threshold, each with its peak and the box there."""
 
-import datetime
-
 import numpy as np
 
 from utils.datasets import times
@@ -69,18 +67,21 @@ def find(scores, limit, gap, rows, boxes, spans):
 
 def clock(seconds):
     """75.3 -> "0:01:15"."""
-    return str(datetime.timedelta(seconds=round(seconds)))
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
-def save(path, events, dataset, spans):
-    """Writes events.csv: frames from 1 within their video, seconds and h:m:s from 0 where they are known."""
-    rows = []
-    for event in events:
-        video, start = dataset.videos[event["video"]], spans[event["video"]][0]
-        shown = times(video)
-        first, last, peak = (video.chosen[i - start] + 1 for i in (event["start"], event["stop"] - 1, event["peak"]))
-        box = [round(side, 1) for side in event["box"]] if event["box"] else [""] * 4
-        seconds = [] if shown is None else np.round(shown[[first - 1, last]], 2).tolist()
-        when = [*seconds, *map(clock, seconds)] or [""] * 4
-        rows.append(dict(zip(COLUMNS, [video.name, first, last, peak, round(event["score"], 3), *box, *when])))
-    save_csv(path, rows, COLUMNS)
+def row(event, dataset):
+    """An event's line in events.csv: frames from 1 within their video, seconds and h:m:s from 0 where they are known."""
+    video, start, shown = (dataset.videos[event["video"]], dataset.spans[event["video"]][0],
+                           times(dataset.videos[event["video"]]))
+    first, last, peak = (video.chosen[i - start] + 1 for i in (event["start"], event["stop"] - 1, event["peak"]))
+    box = [round(side, 1) for side in event["box"]] if event["box"] else [""] * 4
+    seconds = [] if shown is None else np.round(shown[[first - 1, last]], 2).tolist()
+    when = [*seconds, *map(clock, seconds)] or [""] * 4
+    return dict(zip(COLUMNS, [video.name, first, last, peak, round(event["score"], 3), *box, *when]))
+
+
+def save(path, events, dataset):
+    """Writes events.csv."""
+    save_csv(path, [row(event, dataset) for event in events], COLUMNS)

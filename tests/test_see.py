@@ -15,7 +15,7 @@ from conftest import copied, run_script
 from trees import draw, ucsd_tree, write_frames
 
 from run_pipeline import settings_of_model
-from utils import record
+from utils import films, record
 from utils.config import parse_config
 from utils.evaluation import events, plots
 
@@ -284,6 +284,33 @@ def test_overlay(copy):
     assert shaded[0].min() > 235 and shaded[1, 2] - shaded[1, 1] > 15
     done = run_script("tools.overlay", "own", "test", "--video", "nobody", rc=2)
     assert "nobody" in done.stderr and ODD[0] in done.stderr
+
+
+def test_a_clip_of_each_event_and_a_picture_of_all(copy):
+    run_script("test.py", "--dataset_name", "own", "--event_share", "0.6")
+    folder = Path("results/own/test/overlay/events")
+    found = list(csv.DictReader(open("results/own/test/events.csv", encoding="utf-8")))
+    run_script("tools.overlay", "own", "test", "--events", "--width", "180")
+    for row in found:
+        first, last = int(row["first_frame"]), int(row["last_frame"])
+        when = f"0h00m0{row['first_time'][-1]}s_" if row["first_time"] else ""
+        made = films.read(folder / f"{row['video']}_{when}frame{first}.webm")
+        alone = [other["video"] for other in found].count(row["video"]) == 1
+        around = 24 if row["video"] == NIGHT and alone else 30 if alone else 0  # two seconds
+        assert min(30, last + around) - max(0, first - 1 - around) <= made.count <= 30
+    assert {row["video"] for row in found} > {ODD[2]}
+    assert len(found) > 1 and len(list(folder.glob("*.webm"))) == len(found)
+    columns = min(6, len(found))
+    assert cv2.imread(str(folder / "events.jpg")).shape == (320 * -(-len(found) // columns), 320 * columns, 3)
+    run_script("test.py", "--dataset_name", "own", "--event_z", "99")
+    assert "0 films" in run_script("tools.overlay", "own", "test", "--events").stdout and not list(folder.glob("*.webm"))
+
+
+def test_clips_meet_half_way_between_events_that_are_close():
+    found = [{"start": a, "stop": b} for a, b in ((110, 200), (221, 230), (400, 1099))]
+    assert events.around(found, (100, 1100), 50) == [(100, 210), (210, 280), (350, 1100)]
+    assert events.around([], (100, 1100), 50) == []
+    assert [events.clock(seconds) for seconds in (75.3, 3599.6, 90000)] == ["0:01:15", "1:00:00", "25:00:00"]
 
 
 @pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium is installed here (Debian: apt install chromium)")

@@ -1,5 +1,7 @@
 """Events: the stretches of a video whose score is above a threshold, each with its peak and the box there."""
 
+import itertools
+
 import numpy as np
 
 from utils.datasets import times
@@ -63,6 +65,13 @@ def find(scores, limit, gap, rows, boxes, spans):
             found.append({"start": start, "stop": stop, "video": video, "peak": peak, "score": float(scores[peak]),
                           "box": None if near is None else boxes[rows[near], 1:].tolist()})
     return found
+
+
+def around(found, span, rest):
+    """(start, stop) of a video's events with up to `rest` frames on both sides, at most half way to the next event."""
+    cuts = [span[0], *((a["stop"] + b["start"]) // 2 for a, b in itertools.pairwise(found)), span[1]]
+    return [(max(low, event["start"] - rest), min(high, event["stop"] + rest))
+            for event, low, high in zip(found, cuts, cuts[1:])]
 
 
 def clock(seconds):

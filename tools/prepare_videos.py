@@ -237,8 +237,8 @@ def cameras(args, sources, plans):
     for source, plan in zip(sources, plans):
         groups.setdefault((source.path.parent, plan.size), []).append(source.path)
     flags = [f"--{key} {getattr(args, key):g}" for key in ("fps", "long_side") if getattr(args, key)]
-    lines = [f"note: {len(groups)} folders or frame sizes: if these are several cameras, what is usual at one is usual at all for "
-             "their one model. A model for each (with its own lines of the labels):"]
+    lines = [f"note: {len(groups)} folders or frame sizes: if these are several cameras, what is usual at one is usual at all "
+             "for their one model. A model for each (with its own lines of the labels):"]
     for k, ((folder, _), paths) in enumerate(groups.items(), 1):
         alone = sum(folder in source.path.parents for source in sources) == len(paths)
         words = shlex.join(map(str, [folder] if alone else paths))

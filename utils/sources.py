@@ -43,7 +43,7 @@ def find(paths, skip_bad=False):
                 source = inspect(path, given.is_file())
             except UserError as error:
                 if not skip_bad:
-                    raise UserError(f"{error}; --skip_bad leaves out what cannot be read") from None
+                    raise UserError(f"{error} (--skip_bad leaves it out)") from None
                 bad.append(str(error))
             else:
                 here += [source._replace(name="_".join([*path.relative_to(given).parts[:-1], source.name]))] if source else []

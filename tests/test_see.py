@@ -15,7 +15,7 @@ from conftest import copied, run_script
 from trees import draw, ucsd_tree, write_frames
 
 from run_pipeline import settings_of_model
-from utils import record
+from utils import films, record
 from utils.boxes import Boxes
 from utils.config import parse_config
 from utils.evaluation import events, plots
@@ -201,6 +201,23 @@ def test_names_of_videos_in_folders_of_folders(copy):
     assert Path("raw_datasets/deep/labels.csv").read_text().splitlines()[1:] == ["a_1,2,3", "b_1,4,4"]
 
 
+def test_a_bad_file_among_many_and_cameras_of_several_sizes(copy):
+    film(Path("many/gate/1.mp4"), draw(6, 3)[0], "mp4v", 25)
+    film(Path("many/gate/2.avi"), draw(6, 3)[0], "MJPG", 25, (120, 80))
+    write_frames("many/yard 2/a", draw(3, 3)[0], ".jpg")
+    Path("many/gate/0.mp4").write_bytes(Path("many/gate/1.mp4").read_bytes()[:900])
+    done = run_script("tools.prepare_videos", "many", "many", rc=2)
+    assert "0.mp4: cannot be read as a video" in done.stderr and "--skip_bad leaves it out" in done.stderr
+    done = run_script("tools.prepare_videos", "many", "many", "--skip_bad", "--fps", "20")
+    assert "many/gate/0.mp4: cannot be read as a video" in done.stdout.split("skipped: ")[1]
+    assert "3 videos, 13 frames" in done.stdout
+    assert "note: 3 folders or frame sizes" in done.stdout
+    assert "prepare_videos many_1 many/gate/1.mp4 --fps 20 --skip_bad\n" in done.stdout
+    assert "prepare_videos many_3 'many/yard 2' --fps 20 --skip_bad\n" in done.stdout
+    assert "frame sizes" not in run_script("tools.prepare_videos", "one", "many/gate/1.mp4").stdout
+    assert "none of the 1 videos" in run_script("tools.prepare_videos", "no", "many/gate/0.mp4", "--skip_bad", rc=2).stderr
+
+
 @pytest.mark.parametrize("words, names", [
     (["own", "in"], ["raw_datasets/own", "is there already"]),
     (["avenue", "in"], ["avenue"]),
@@ -287,6 +304,33 @@ def test_overlay(copy):
     assert "nobody" in done.stderr and ODD[0] in done.stderr
 
 
+def test_a_clip_of_each_event_and_a_picture_of_all(copy):
+    run_script("test.py", "--dataset_name", "own", "--event_share", "0.6")
+    folder = Path("results/own/test/overlay/events")
+    found = list(csv.DictReader(open("results/own/test/events.csv", encoding="utf-8")))
+    run_script("tools.overlay", "own", "test", "--events", "--width", "180")
+    for row in found:
+        first, last = int(row["first_frame"]), int(row["last_frame"])
+        when = f"0h00m0{row['first_time'][-1]}s_" if row["first_time"] else ""
+        made = films.read(folder / f"{row['video']}_{when}frame{first}.webm")
+        alone = [other["video"] for other in found].count(row["video"]) == 1
+        around = 24 if row["video"] == NIGHT and alone else 30 if alone else 0  # two seconds
+        assert min(30, last + around) - max(0, first - 1 - around) <= made.count <= 30
+    assert {row["video"] for row in found} > {ODD[2]}
+    assert len(found) > 1 and len(list(folder.glob("*.webm"))) == len(found)
+    columns = min(6, len(found))
+    assert cv2.imread(str(folder / "events.jpg")).shape == (320 * -(-len(found) // columns), 320 * columns, 3)
+    run_script("test.py", "--dataset_name", "own", "--event_z", "99")
+    assert "0 films" in run_script("tools.overlay", "own", "test", "--events").stdout and not list(folder.glob("*.webm"))
+
+
+def test_clips_meet_half_way_between_events_that_are_close():
+    found = [{"start": a, "stop": b} for a, b in ((110, 200), (221, 230), (400, 1099))]
+    assert events.around(found, (100, 1100), 50) == [(100, 210), (210, 280), (350, 1100)]
+    assert events.around([], (100, 1100), 50) == []
+    assert [events.clock(seconds) for seconds in (75.3, 3599.6, 90000)] == ["0:01:15", "1:00:00", "25:00:00"]
+
+
 @pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium is installed here (Debian: apt install chromium)")
 def test_the_page_in_a_browser(own, tmp_path):
     run = own / "results/own/test"
@@ -330,6 +374,20 @@ def test_the_page_in_a_browser(own, tmp_path):
             page.touch(kind, edge[0] + share * edge[2], edge[1] + 40)
         page.until(f"{caption}.includes('frame 22 ·')")
         page.touch("touchEnd")
+        listed = "[...document.querySelectorAll('#events a')].map((link) => link.textContent)"
+        rows = list(csv.DictReader(open(run / "events.csv", encoding="utf-8")))
+        assert [f"frames {row['first_frame']} to {row['last_frame']}, score {float(row['peak_score']):.2f}" in words
+                for row, words in zip(rows, page.run(listed), strict=True)] == [True] * len(rows)
+        marks, slider = "document.querySelectorAll('.alarm').length", "document.getElementById('limit')"
+        assert page.run(marks) == len(rows) and page.run("document.getElementById('back').hidden")
+        curve = events.curve(np.load(run / "frame_scores.npy"), [(0, 30), (30, 60), (60, 90)], 10)
+        for limit in (float(np.quantile(curve, 0.2)), 0.99 * curve.max() + 0.01, float(curve.max()) + 1):  # it is moved
+            page.run(f"{slider}.value = {limit}; {slider}.dispatchEvent(new Event('input'))")
+            expected = len(events.runs(curve > float(page.run(f"{slider}.value")), [(0, 30), (30, 60), (60, 90)], 10))
+            assert page.run(marks) == len(page.run(listed)) == expected
+            assert page.run("document.getElementById('count').textContent").startswith(f"{expected} event")
+        page.run("document.getElementById('back').click()")
+        assert page.run(marks) == len(rows)
         page.run("document.querySelector('.cards a').click()")  # an alarm leads to its frame
         page.until(f"{caption}.includes('held') && location.hash.length > 2")
         assert not page.console

@@ -1,30 +1,34 @@
 """Films that show a result in motion: results/D/MODE/overlay/VIDEO.webm, which any browser plays.
 
-    python -m tools.overlay D MODE [--video NAME] [--width 640]
+    python -m tools.overlay D MODE [--events] [--video NAME] [--width 640]
 
 Boxes are coloured by score (blue: 0, yellow: an event's threshold, red: twice that), the highest one with its score; below
-runs the score's curve, abnormal frames shaded, events marked. VP9 in WebM; where OpenCV has no VP9 encoder, H.264 or AV1.
+runs the score's curve, abnormal frames shaded, events marked. VP9 in WebM.
+--events: instead a clip of each event, with up to 2 seconds before and after, and one picture of them all, the highest first:
+overlay/events/VIDEO_0h01m15s_frame1876.webm (where it begins, as in events.csv), overlay/events/events.jpg.
 """
 
 import argparse
 import contextlib
-import os
-import threading
+from fractions import Fraction
 
+import av
 import cv2
 import numpy as np
 
 from tools.pages import pictures, results, summary
-from utils import films, frames
+from utils import files, frames
+from utils.datasets import times
 from utils.device import workers
 from utils.errors import UserError
 from utils.evaluation import events
 from utils.locks import locked
 from utils.run import Clock, progress, run
 
-CODECS = (("VP90", ".webm"), ("avc1", ".mp4"), ("AV01", ".webm"))
 PANEL = 120  # height of the curve, in px
-QUIET = threading.Lock()
+AROUND = 2  # seconds before and after an event
+CELL, COLUMNS, CELLS = 320, 6, 600  # of the picture of all events: width in px, columns, cells at most
+QUICK = {"deadline": "realtime", "cpu-used": "6", "crf": "28", "b": "0"}  # of the encoder
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 PAPER, INK, BLUE, TRUTH, ORANGE = (250, 250, 250), (48, 36, 29), (168, 95, 31), (213, 209, 245), (15, 130, 217)  # BGR
 
@@ -32,6 +36,7 @@ PAPER, INK, BLUE, TRUTH, ORANGE = (250, 250, 250), (48, 36, 29), (168, 95, 31), 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     results.add_arguments(parser)
+    parser.add_argument("--events", action="store_true", help="a clip of each event and a picture of all, in place of films")
     parser.add_argument("--video", metavar="NAME", help="only this video (default: all)")
     parser.add_argument("--width", type=int, default=640, help="of the film in px; larger frames keep theirs (default: 640)")
     args = parser.parse_args()
@@ -42,78 +47,97 @@ def main():
     if args.video and args.video not in names:
         raise UserError(f"--video {args.video}: there is no such video; there are {', '.join(names)}")
     chosen = [v for v, name in enumerate(names) if args.video in (None, name)]
-    folder, clock = res.path / "overlay", Clock()
-    with locked(folder), progress(sum(len(res.dataset.videos[v].chosen) for v in chosen), "frame", "overlay") as bar:
-        films = frames.parallel(lambda v: film(res, v, folder / names[v], args.width, bar.update), chosen, workers(-1))
-        for path in films:  # an encoder takes one core
-            bar.write(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB", file=None)
-    print(f"{len(chosen)} films in {folder}, {clock():,.0f} s")
+    folder, clock = res.path / "overlay" / ("events" if args.events else ""), Clock()
+    stretches, top = {v: [(*res.dataset.spans[v], folder / f"{names[v]}.webm")] for v in chosen}, []
+    if args.events:
+        stretches = {v: event_clips(res, v, folder) for v in chosen}
+        top = sorted((e for e in res.events if e["video"] in chosen), key=lambda event: -event["score"])[:CELLS]
+    parts, peaks, stills = [part for v in chosen for part in stretches[v]], {event["peak"] for event in top}, {}
+    with locked(folder), progress(sum(stop - start for start, stop, _ in parts), "frame", "overlay") as bar:
+        for old in folder.glob("*_frame*.webm") if args.events else ():  # of another threshold
+            old.unlink()
+        for found in frames.parallel(lambda v: film(res, v, stretches[v], args.width, peaks, bar.update),
+                                     [v for v in chosen if stretches[v]], workers(-1)):
+            stills |= found
+        if top:
+            write_sheet(folder / "events.jpg", stills, top, res.dataset)
+    print(f"{len(parts)} films in {folder}, {sum(path.stat().st_size for *_, path in parts) / 1e6:.1f} MB, {clock():,.0f} s")
 
 
-def film(res, v, path, width, tick):
-    """Writes the film of one video, whole or not at all; path: without its suffix. Returns the whole path."""
-    path.parent.mkdir(parents=True, exist_ok=True)  # of "Train/01"
-    video, (start, stop), (high, wide) = res.dataset.videos[v], res.dataset.spans[v], res.boxes.sizes[v]
+def event_clips(res, v, folder):
+    """The stretches of a video that become clips, one for each event."""
+    found = [event for event in res.events if event["video"] == v]
+    stretches = events.around(found, res.dataset.spans[v], round(AROUND * rate_of(res, v)))
+    return [(*stretch, clip_path(folder, event, res.dataset)) for stretch, event in zip(stretches, found)]
+
+
+def clip_path(folder, event, dataset):
+    row = events.row(event, dataset)
+    when = "{}h{}m{}s_".format(*row["first_time"].split(":")) if row["first_time"] else ""
+    return folder / f"{row['video'].replace('/', '_')}_{when}frame{row['first_frame']}.webm"
+
+
+def write_sheet(path, stills, top, dataset):
+    """One picture of these events: the frames of their peaks, in rows of COLUMNS, with video, time and score."""
+    blank, columns = np.full((CELL, CELL, 3), PAPER, np.uint8), min(COLUMNS, len(top))
+    cells = [blank.copy() for _ in range(-(-len(top) // columns) * columns)]
+    for cell, event in zip(cells, top):
+        row, shown = events.row(event, dataset), stills[event["peak"]][:CELL - 50]
+        cell[:len(shown)] = shown
+        when = f"{row['first_time']} to {row['last_time']}" if row["first_time"] else (
+            f"frames {row['first_frame']} to {row['last_frame']}")
+        for line, words in enumerate((row["video"], f"{when}   score {row['peak_score']:.2f}"), 1):
+            cv2.putText(cell, words, (4, len(shown) + 20 * line), FONT, 0.5, INK, 1, cv2.LINE_AA)
+    image = np.vstack([np.hstack(cells[k:k + columns]) for k in range(0, len(cells), columns)])
+    with files.whole(path) as file:
+        file.write(cv2.imencode(".jpg", image)[1].tobytes())
+    print(f"wrote {path}: the {len(top)} highest events")
+
+
+def rate_of(res, v):
+    """Frames per second of a video's film."""
+    chosen = res.dataset.videos[v].chosen
+    return (res.rates[v] or 25) / (chosen[1] - chosen[0] if len(chosen) > 1 else 1)
+
+
+def film(res, v, stretches, width, peaks, tick):
+    """Writes films of stretches of one video, which is read once: (start, stop, path), in order and apart.
+
+    Returns {i: small picture} of the frames among `peaks`.
+    """
+    video, begin, (high, wide) = res.dataset.videos[v], res.dataset.spans[v][0], res.boxes.sizes[v]
     zoom = max(1.0, width / wide)
     size = (int(wide * zoom) // 2 * 2, int(high * zoom) // 2 * 2)  # width, height: encoders want even numbers
-    step = video.chosen[1] - video.chosen[0] if len(video.chosen) > 1 else 1
-    writer, part, suffix = open_writer(path, (res.rates[v] or 25) / step, (size[0], size[1] + PANEL))
-    panel = curve_panel(res, start, stop, size[0])
-    numbers = np.asarray(video.chosen) + video.first
-    ends = zip(*(np.searchsorted(res.boxes.rows[:, 0], numbers, side) for side in ("left", "right")))
-    try:
-        stream = frames.load(video, video.chosen, workers(-1), "repeat")
-        for i, (frame, (first, last)) in enumerate(zip(stream, ends), start):
-            shown = cv2.resize(frame, size)
-            boxes = res.boxes.corners[first:last] * np.tile([size[0] / wide, size[1] / high], 2)
-            draw_boxes(shown, boxes, res.box_scores[first:last], res.limit)
-            words = f"frame {video.chosen[i - start] + 1}   score {res.curve[i]:.2f}"
-            writer.write(np.concatenate([shown, with_cursor(panel, (i - start + 0.5) / (stop - start), words)]))
-            tick()
-        writer.release()
-        require_frames(part, len(video.chosen))
-        whole = path.with_name(path.name + suffix)
-        os.replace(part, whole)
-    finally:
-        part.unlink(missing_ok=True)
-    return whole
-
-
-def require_frames(path, count):
-    """Raises UserError if a film does not hold `count` frames: OpenCV says nothing where a disk is full."""
-    try:
-        there = films.read(path).count
-    except UserError:
-        there = 0
-    if there != count:
-        raise UserError(f"{path}: cannot be written ({there} of {count} frames are there): is the disk full?")
-
-
-def open_writer(path, rate, size):
-    """The first encoder that works here: (cv2.VideoWriter, the file it writes to, its suffix). Raises UserError without any."""
-    for codec, suffix in CODECS:
-        part = path.with_name(f"{path.name.replace('%', '_')}.part{suffix}")  # OpenCV takes the container from the suffix
-        part.unlink(missing_ok=True)  # never written into: it may be a link
-        with quiet():
-            writer = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*codec), rate, size)
-        if writer.isOpened():
-            return writer, part, suffix
-        part.unlink(missing_ok=True)
-    raise UserError(f"{path.parent}: OpenCV can write none of {', '.join(codec for codec, _ in CODECS)} there: is there room, "
-                    "and is opencv-contrib-python from PyPI?")
+    numbers, seconds = np.asarray(video.chosen) + video.first, times(video)
+    first, last = (np.searchsorted(res.boxes.rows[:, 0], numbers, side) for side in ("left", "right"))
+    stream = frames.load(video, [video.chosen[i - begin] for a, b, _ in stretches for i in range(a, b)], workers(-1), "repeat")
+    stills = {}
+    for start, stop, path in stretches:
+        panel = curve_panel(res, start, stop, size[0])
+        with writing(path, rate_of(res, v), size[0], size[1] + PANEL) as write:
+            for i in range(start, stop):
+                shown, rows = cv2.resize(next(stream), size), slice(first[i - begin], last[i - begin])
+                boxes = res.boxes.corners[rows] * np.tile([size[0] / wide, size[1] / high], 2)
+                draw_boxes(shown, boxes, res.box_scores[rows], res.limit)
+                frame = video.chosen[i - begin]
+                when = "" if seconds is None else f"   {events.clock(seconds[frame])}"
+                words = f"frame {frame + 1}{when}   score {res.curve[i]:.2f}"
+                write(np.concatenate([shown, with_cursor(panel, (i - start + 0.5) / (stop - start), words)]))
+                if i in peaks:
+                    stills[i] = cv2.resize(shown, (CELL, round(CELL * size[1] / size[0])), interpolation=cv2.INTER_AREA)
+                tick()
+    next(stream, None)  # its end says what was damaged
+    return stills
 
 
 @contextlib.contextmanager
-def quiet():
-    """Hides what OpenCV's FFmpeg prints while encoders are tried."""
-    with QUIET, open(os.devnull, "w") as nothing:
-        kept = os.dup(2)
-        os.dup2(nothing.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+def writing(path, rate, width, height):
+    """A function that adds an image (height, width, 3) to a film, which is there once it is whole."""
+    with files.whole(path) as file, av.open(file, "w", format="webm") as container:
+        stream = container.add_stream("libvpx-vp9", rate=Fraction(rate).limit_denominator(1000), options=QUICK)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        yield lambda image: container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
+        container.mux(stream.encode())
 
 
 def draw_boxes(image, boxes, scores, limit):

@@ -1,6 +1,6 @@
 """Make a dataset of your own videos: raw_datasets/NAME and configs/NAME.cfg.
 
-    python -m tools.prepare_videos NAME FILES_OR_FOLDERS... [--labels FILE.csv] [--fps F] [--long_side PIXELS] [--copy]
+    python -m tools.prepare_videos NAME FILES_OR_FOLDERS... [--labels FILE.csv] [--fps F] [--long_side PIXELS] [...]
     python run_pipeline.py --dataset_name NAME --mode test
 
 A video is a file that FFmpeg reads, or a folder of frames (.png, .jpg, ...); other folders are searched for both.
@@ -15,6 +15,7 @@ writes  raw_datasets/NAME/videos/       a link to each video that can be read in
     normal. A word beside the numbers (a class) is ignored; columns such as fps or duration, and all else, are refused.
 --fps F: frames per second to keep; a video that has more is thinned to them, a folder of frames is taken to have them.
 --long_side: larger frames are made smaller, which is faster: 640 is as large as the paper's data.
+--skip_bad: videos that cannot be read are left out, and listed.
 --copy: copies instead of links, as where the file system has no links.
 
 The rule, from the smallest frame size (it gives the settings of the paper's datasets, within a factor of 3.4 in area):
@@ -29,6 +30,7 @@ YOLOX-nano where it is there (python -m tools.download_weights yolox, 4 MB), els
 import argparse
 import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -61,12 +63,13 @@ def main():
     parser.add_argument("--labels", type=Path, metavar="FILE.csv")
     parser.add_argument("--fps", type=float, metavar="F")
     parser.add_argument("--long_side", type=int, metavar="PIXELS")
+    parser.add_argument("--skip_bad", action="store_true")
     parser.add_argument("--copy", action="store_true")
     args = parser.parse_args()
     root, config = datasets.RAW / args.name, Path("configs", f"{args.name}.cfg")
     check(args, root, config)
     lines = text.rows(args.labels) if args.labels else None  # before the videos are read, which takes a while
-    sources = with_names(find(args.paths))
+    sources = with_names(find(args.paths, args.skip_bad))
     plans = [plan(source, args.fps, args.long_side) for source in sources]
     ranges = None if lines is None else labels(args.labels, lines, sources, plans, args.fps)
     with locked(datasets.RAW):
@@ -222,8 +225,26 @@ def tell(args, root, config, sources, plans, settings):
     if "are not here" in settings:
         print("note: some published weights are not here, so flow or boxes are by methods that do without; better: first "
               f"python -m tools.download_weights, then remove {root} and {config} and prepare again")
+    for line in cameras(args, sources, plans):
+        print(line)
     print(f"next: python run_pipeline.py --dataset_name {args.name} --mode test"
           "   (with --model data/OTHER/test: by a trained model, without training)")
+
+
+def cameras(args, sources, plans):
+    """Lines on what one model means for videos of several sizes or folders, and the command for each of them; or none."""
+    groups = {}
+    for source, plan in zip(sources, plans):
+        groups.setdefault((source.path.parent, plan.size), []).append(source.path)
+    flags = [f"--{key} {getattr(args, key):g}" for key in ("fps", "long_side") if getattr(args, key)]
+    lines = [f"note: {len(groups)} folders or frame sizes: if these are several cameras, what is usual at one is usual at all "
+             "for their one model. A model for each (with its own lines of the labels):"]
+    for k, ((folder, _), paths) in enumerate(groups.items(), 1):
+        alone = sum(folder in source.path.parents for source in sources) == len(paths)
+        words = shlex.join(map(str, [folder] if alone else paths))
+        lines.append(" ".join([f"    python -m tools.prepare_videos {args.name}_{k} {words}", *flags,
+                               *["--skip_bad"] * args.skip_bad]))
+    return lines if len(groups) > 1 else []
 
 
 if __name__ == "__main__":

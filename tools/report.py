@@ -64,7 +64,7 @@ def write(results, shots, megabytes, made_from):
             shown = shots.of_frames(chosen, bar.update)
             thumbs |= {i: (shown[i], page) for i in wanted & shown.keys()}
             lines = [{**timeline(results, v, *scale), "page": page} for v in videos]
-            data = page_data(results, videos, shown, shots.of_cubes(chosen))
+            data = page_data(results, videos, scale, shown, shots.of_cubes(chosen))
             if page:
                 render(page, index=False, timelines=lines, data=data, lists=[])
             timelines += lines
@@ -131,13 +131,14 @@ def timeline(results, v, low, high):
             "peak": float(curve.max()), "raw": pictures.path_of(raw, low, high), "curve": pictures.path_of(curve, low, high)}
 
 
-def page_data(results, videos, shown, sheets):
+def page_data(results, videos, scale, shown, sheets):
     """What the page needs when the cursor moves, as JSON; it starts at the highest peak of its videos."""
     first, last = results.dataset.spans[videos[0]][0], results.dataset.spans[videos[-1]][1]
     peak = first + int(np.argmax(results.curve[first:last]))
     v = results.video_of(peak)[0]
-    return {"start": [v - videos[0], peak - results.dataset.spans[v][0]], "limit": results.limit, "palette": pictures.palette(),
-            "patch": results.made["settings"].get("patch_size", 32),
+    return {"start": [v - videos[0], peak - results.dataset.spans[v][0]], "palette": pictures.palette(),
+            "given": round(results.limit, 4), "rule": results.made["events"]["rule"], "low": scale[0], "high": scale[1],
+            "gap": results.made["settings"]["window_size"], "patch": results.made["settings"].get("patch_size", 32),
             "videos": [video_data(results, v, shown, sheets) for v in videos]}
 
 
@@ -148,9 +149,8 @@ def video_data(results, v, shown, sheets):
     here = np.flatnonzero(np.isin(rows[:, 0], numbers))
     table = np.column_stack([rows[here, 1:], results.box_scores[here] * 100]).round().clip(-32768, 32767)  # (n, 5)
     return {"v": v, "name": video.name, "size": list(results.boxes.sizes[v]), "fps": results.rates[v],
-            "frame": [t + 1 for t in video.chosen], "score": results.curve[start:stop].round(2).tolist(),
+            "frame": [t + 1 for t in video.chosen], "score": results.curve[start:stop].round(4).tolist(),
             "count": (np.diff(np.searchsorted(rows[here, 0], [*numbers, np.inf]))).tolist(),
-            "events": [event["peak"] - start for event in results.events if event["video"] == v],
             "boxes": base64.b64encode(table.astype("<i2").tobytes()).decode("ascii"),
             "pictures": {i - start: [uri, sheets.get(i, "")] for i, uri in shown.items() if start <= i < stop}}
 

@@ -21,11 +21,13 @@ class Source(NamedTuple):
     times: np.ndarray | None  # (count + 1,) seconds at which frames begin and the last one ends
 
 
-def find(paths):
+def find(paths, skip_bad=False):
     """The videos in files and folders, as sources that still bear their own names, behind those of the folders they were
-    found in: b/c.mp4 in folder a is b_c. Raises UserError where there is none.
+    found in: b/c.mp4 in folder a is b_c. Raises UserError where there is none, or one that cannot be read.
+
+    skip_bad: what cannot be read is left out, and listed.
     """
-    found = []
+    found, bad = [], []
     for given in paths:
         if not given.exists():
             raise UserError(f"{given}: no such file or folder")
@@ -35,12 +37,23 @@ def find(paths):
         if masks:
             print(f"note: {given}: taken for masks and left out: {', '.join(sorted(p.name for p in masks))}")
         entries = [p for p in entries if not masks & {p, *p.parents}]
-        here = [source._replace(name="_".join([*path.relative_to(given).parts[:-1], source.name]))
-                for path in entries if (source := inspect(path, given.is_file()))]
-        if not here:
+        here, before = [], len(bad)
+        for path in entries:
+            try:
+                source = inspect(path, given.is_file())
+            except UserError as error:
+                if not skip_bad:
+                    raise UserError(f"{error} (--skip_bad leaves it out)") from None
+                bad.append(str(error))
+            else:
+                here += [source._replace(name="_".join([*path.relative_to(given).parts[:-1], source.name]))] if source else []
+        if not here and len(bad) == before:
             raise UserError(f"{given}: no videos and no frames in it (videos: {', '.join(sorted(VIDEOS))}; "
                             f"frames: {', '.join(sorted(IMAGES))})")
         found += here
+    print("".join(f"skipped: {line}\n" for line in bad), end="")
+    if not found:
+        raise UserError(f"none of the {len(bad)} videos can be read")
     return list({source.path.resolve(): source for source in found}.values())
 
 

@@ -57,7 +57,7 @@ def false_alarms(results):
     normal.sort(key=lambda i: (results.curve[i], i), reverse=True)
     above = int((results.curve[normal] > results.limit).sum())
     return {"title": "Worst false alarms", "empty": "There are no normal frames.",
-            "text": f"Normal stretches with the highest scores; {above} of {len(normal)} exceed the threshold.",
+            "text": f"Normal stretches with the highest scores; {above} of {len(normal)} exceed {results.limit:.2f}.",
             "cards": [card(results, i) for i in normal[:COUNT]]}
 
 
@@ -89,9 +89,9 @@ def card(results, i, stretch=None, words=""):
         x1, y1, x2, y2 = 100 * results.boxes.corners[row].clip(0, [width, height] * 2) / ([width, height] * 2)
         box = [x1, y1, x2 - x1, y2 - y1]
     score = results.curve[i]
-    words = words or ("" if score > results.limit else ", below the threshold")
     return {"i": i, "v": v, "place": i - start, "video": video.name, "frame": frame + 1, "text": f"score {score:.2f}{words}",
-            "box": box, "ratio": width / height, "time": events.clock(frame / rate) if rate else "",
+            "score": None if words else round(float(score), 4), "box": box, "ratio": width / height,
+            "time": events.clock(frame / rate) if rate else "",
             "frames": [video.chosen[k - start] + 1 for k in (stretch[0], stretch[1] - 1)] if stretch else None}
 
 

@@ -1,6 +1,6 @@
 """Events: the stretches of a video whose score is above a threshold, each with its peak and the box there."""
 
-import datetime
+import itertools
 
 import numpy as np
 
@@ -74,20 +74,30 @@ def of_run(frame_scores, box_scores, boxes, dataset, window_size):
     return scores, rows, lambda limit: find(scores, limit, window_size, rows, boxes, dataset.spans)
 
 
+def around(found, span, rest):
+    """(start, stop) of a video's events with up to `rest` frames on both sides, at most half way to the next event."""
+    cuts = [span[0], *((a["stop"] + b["start"]) // 2 for a, b in itertools.pairwise(found)), span[1]]
+    return [(max(low, event["start"] - rest), min(high, event["stop"] + rest))
+            for event, low, high in zip(found, cuts, cuts[1:])]
+
+
 def clock(seconds):
     """75.3 -> "0:01:15"."""
-    return str(datetime.timedelta(seconds=round(seconds)))
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+def row(event, dataset):
+    """An event's line in events.csv: frames from 1 within their video, seconds and h:m:s from 0 where they are known."""
+    video, start = dataset.videos[event["video"]], dataset.spans[event["video"]][0]
+    shown = times(video)
+    first, last, peak = (video.chosen[i - start] + 1 for i in (event["start"], event["stop"] - 1, event["peak"]))
+    box = [round(side, 1) for side in event["box"]] if event["box"] else [""] * 4
+    seconds = [] if shown is None else np.round(shown[[first - 1, last]], 2).tolist()
+    when = [*seconds, *map(clock, seconds)] or [""] * 4
+    return dict(zip(COLUMNS, [video.name, first, last, peak, round(event["score"], 3), *box, *when]))
 
 
 def save(path, events, dataset):
-    """Writes events.csv: frames from 1 within their video, seconds and h:m:s from 0 where they are known."""
-    rows = []
-    for event in events:
-        video, start = dataset.videos[event["video"]], dataset.spans[event["video"]][0]
-        shown = times(video)
-        first, last, peak = (video.chosen[i - start] + 1 for i in (event["start"], event["stop"] - 1, event["peak"]))
-        box = [round(side, 1) for side in event["box"]] if event["box"] else [""] * 4
-        seconds = [] if shown is None else np.round(shown[[first - 1, last]], 2).tolist()
-        when = [*seconds, *map(clock, seconds)] or [""] * 4
-        rows.append(dict(zip(COLUMNS, [video.name, first, last, peak, round(event["score"], 3), *box, *when])))
-    save_csv(path, rows, COLUMNS)
+    """Writes events.csv."""
+    save_csv(path, [row(event, dataset) for event in events], COLUMNS)

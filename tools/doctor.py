@@ -27,7 +27,7 @@ from models.training import resumed
 from tools import rates
 from utils import files, frames, labels, record, stages
 from utils.boxes import Boxes
-from utils.config import dataset_of, parse_config
+from utils.config import dataset_of, lengthen, parse_config
 from utils.datasets import DATASETS
 from utils.device import cores, device_of, find_card, free_cores, use_threads, workers
 from utils.errors import UserError
@@ -84,6 +84,8 @@ def main():
     print(f"device      {in_words(device)}; {free_cores()} of {cores()} cores are free now{trouble and f'; no GPU: {trouble}'}")
     rows = look(cfg, dataset)
     rows["boxes"], cubes, guess = expected_cubes(cfg, dataset, rows["boxes"])
+    if cfg.min_steps:
+        lengthen(cfg, cubes)
     threads = f"{torch.get_num_threads()} threads of networks, {workers(cfg.num_workers)} of frames"
     measured = rates.Rates(Path(cfg.data_root_dir, "rates.json"), f"{in_words(device)}, {threads}")
     plan, left = Plan(cfg, dataset, size, device, measured, cubes, guess), []

@@ -60,7 +60,7 @@ def camera_motion(flow, step=8, rounds=5):
     """The motion of the camera: (H, W, 2) float32, affine in x and y, fitted to the flow (H, W, 2) of the still background.
 
     From the median flow on, each round fits the places that are near the last fit: most of the image must be background. Less
-    than half a pixel everywhere counts as none.
+    than half a pixel everywhere counts as none, and so does less than what most places are off, as in noise.
     """
     height, width = flow.shape[:2]
     y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -72,7 +72,7 @@ def camera_motion(flow, step=8, rounds=5):
         near = off <= max(0.25, 2.5 * np.median(off))
         fit = np.linalg.lstsq(some[near], values[near], rcond=None)[0]
     camera = terms @ fit
-    return camera * (np.abs(camera).max() >= 0.5)
+    return camera * (np.abs(camera).max() >= max(0.5, np.median(off)))
 
 
 def noise(image):

@@ -32,6 +32,7 @@ YOLOX-nano where it is there (python -m tools.download_weights yolox, 4 MB), els
 """
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
@@ -200,19 +201,18 @@ def extract(source, plan, place):
 
 
 def look(sources, plans):
-    """The highest noise of a video in grey levels, and the share of frames in which the camera moves."""
-    levels, moved = [], []
-    flow_of = methods.METHODS["dis"](None, "cpu")
+    """The highest noise of a video in grey levels, and the share of frames in which the camera moves; 12 videos at most."""
+    levels, moved, flow_of = [0.0], [], methods.METHODS["dis"](None, "cpu")
     for k in np.unique(np.linspace(0, len(sources) - 1, 12).astype(int)):
-        source, plan = sources[k], plans[k]
-        video = datasets.Video(source.name, source.path, source.frames or ("",) * source.count, True)
-        wanted = [t for start in range(0, 100, 20) for t in plan.kept[start:start + 2]]
-        seen = [cv2.resize(frame, plan.size[::-1], interpolation=cv2.INTER_AREA)
-                for frame in frames.load(video, wanted, 2, "repeat")]
-        levels.append(np.median([boxes.noise(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)) for frame in seen]))
-        small = [flow_of.prepare(frame) for frame in seen]
-        moved += [boxes.camera_motion(flow_of.flow([pair])[0]).any() for pair in zip(small[::2], small[1::2])]
-    return max(levels), np.mean(moved) if moved else 0.0
+        with contextlib.suppress(UserError):  # a damaged frame: the stages say so
+            source, plan = sources[k], plans[k]
+            video = datasets.Video(source.name, source.path, source.frames or ("",) * source.count, True)
+            wanted = [t for start in range(0, 100, 20) for t in plan.kept[start:start + 2]]
+            seen = [cv2.resize(frame, plan.size[::-1], interpolation=cv2.INTER_AREA) for frame in frames.load(video, wanted)]
+            levels.append(np.median([boxes.noise(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)) for frame in seen]))
+            small = [flow_of.prepare(frame) for frame in seen]
+            moved += [boxes.camera_motion(flow_of.flow([pair])[0]).any() for pair in zip(small[::2], small[1::2])]
+    return max(levels), np.mean(moved or [False])
 
 
 def rule(plans, noise, moved):

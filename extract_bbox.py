@@ -16,10 +16,11 @@ is dropped here, with a count, and never later. Run the same command to resume a
 
 import itertools
 
+import cv2
 import numpy as np
 
 from fore_det import detector
-from fore_det.boxes import confident, moving, uncovered
+from fore_det.boxes import camera_motion, changed, confident, moving, uncovered
 from fore_det.published import read_boxes, require_geometry
 from utils import files, frames, ranks, stages
 from utils.boxes import Boxes, checked
@@ -30,6 +31,7 @@ from utils.errors import UserError
 from utils.run import finishing, print_next, progress, run
 from utils.stc import crop, not_empty
 
+FLOW_SIZE = (512, 384)  # width and height, by calc_optical_flow.py
 NO_BOXES = np.empty((0, 4), np.float32)
 
 
@@ -149,21 +151,39 @@ def boxes_of_video(cfg, video, found, tick):
         flows = frames.slide(needed, frames.load_flow(video, needed, size, threads), windows)
 
     def complete(item):
-        t, near, boxes, flow = item  # flow: (H, W, 2) for each frame of the window
+        t, near, boxes, flow, pair = item  # flow: (H, W, 2) for each frame of the window
         if not cfg.boxes_from:
-            motion = moving(flow[near.index(t)], boxes, cfg.motion_thr, cfg.min_area, cfg.box_margin,
-                            cfg.all_motion_quirk)
-            boxes = np.concatenate([boxes, motion.astype(np.float32)])
+            motion = motion_boxes(cfg, flow[near.index(t)], boxes, pair)
+            boxes = np.concatenate([boxes, motion])
         if cfg.drop_still_boxes:
             boxes = boxes[not_empty(boxes, size)]
             boxes = boxes[[crop(flow, box, cfg.patch_size).any() for box in boxes]] if len(boxes) else boxes
         return np.insert(np.asarray(boxes, np.float32), 0, video.first + t, axis=1)
 
     rows = []
-    for found_here in frames.parallel(complete, zip(video.chosen, windows, found, flows), threads):
+    for found_here in frames.parallel(complete, zip(video.chosen, windows, found, flows, pairs_of(cfg, video)), threads):
         rows.append(found_here)
         tick()
     return np.concatenate(rows)
+
+
+def pairs_of(cfg, video):
+    """For each chosen frame the two grey frames (H, W) that its flow is between, where the noise gate needs them."""
+    if cfg.noise_gate == "off" or cfg.boxes_from:
+        return itertools.repeat(None)
+    pairs = [[t, t + 1] if t + 1 < len(video) else [max(t - 1, 0), t] for t in video.chosen]
+    needed = sorted({t for pair in pairs for t in pair})
+    stream = frames.load(video, needed, workers(cfg.num_workers), cfg.on_bad_frame)
+    return frames.slide(needed, (cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in stream), pairs)
+
+
+def motion_boxes(cfg, flow, boxes, pair):
+    """(m, 4) float32 boxes of what moves in the flow (H, W, 2) outside the boxes (n, 4); pair: see pairs_of."""
+    camera = camera_motion(flow) if cfg.global_motion == "remove" else np.zeros_like(flow, np.float32)
+    scale = np.array(flow.shape[1::-1]) / FLOW_SIZE  # vectors are in pixels of the frame as flow methods see it
+    where = True if pair is None else changed(*pair, (camera * scale).astype(np.float32))
+    found = moving(flow - camera, boxes, cfg.motion_thr, cfg.min_area, cfg.box_margin, cfg.all_motion_quirk, where)
+    return found.astype(np.float32)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fore_det.boxes import confident, moving, uncovered
+from fore_det.boxes import camera_motion, changed, confident, moving, noise, uncovered
 from fore_det.published import read_boxes
 from utils.cubes import Cubes
 from utils.datasets import window
@@ -186,3 +186,27 @@ def test_a_pickle_that_is_no_array_runs_nothing(tmp_path):
     with pytest.raises(UserError, match="_io.open|io.open"):
         load_object_array(tmp_path / "boxes.npy")
     assert not (tmp_path / "written").exists()
+
+
+def test_the_camera_is_told_from_what_moves():
+    y, x = np.mgrid[:96, :128].astype(np.float32)
+    camera = np.stack([2 + x / 100, -1 - y / 200], axis=2)
+    flow = camera.copy()
+    flow[30:60, 40:60] += 4
+    assert np.abs(camera_motion(flow) - camera).max() < 0.01
+    assert moving(flow - camera_motion(flow), np.empty((0, 4)), 1, 100).tolist() == [[38, 28, 62, 62]]
+    still = np.zeros((96, 128, 2), np.float32)
+    still[20:60, 20:60] = 5
+    assert not camera_motion(still).any()
+
+
+def test_the_noise_gate():
+    rng = np.random.default_rng(0)
+    floor = cv2.GaussianBlur(rng.integers(60, 200, (96, 128), dtype=np.uint8), (0, 0), 3)
+    before, after = floor.copy(), np.roll(floor, 3, axis=1)  # the camera moves 3 pixels to the right
+    before[30:60, 40:60], after[30:60, 53:73] = 250, 250
+    camera = np.zeros((96, 128, 2), np.float32) + [3, 0]
+    assert noise(before) < 2 and changed(before, after, camera.astype(np.float32)).all()  # nothing to gate
+    before, after = (np.clip(image + rng.normal(0, 8, image.shape), 0, 255).astype(np.uint8) for image in (before, after))
+    where = changed(before, after, camera.astype(np.float32))
+    assert 6 < noise(before) < 10 and where[32:58, 40:50].all() and where[:, 90:].mean() < 0.02

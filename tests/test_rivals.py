@@ -266,3 +266,35 @@ def test_track_files_with_a_byte_order_mark_and_a_track_twice(tmp_path, capsys):
         found = regions.joined([regions.read_tracks(tmp_path / "a.txt", 30)], [0])
         assert found.boxes.tolist() == [[5, 2, 2, 30, 30], [6, 1, 1, 40, 40], [5, 0, 0, 9, 9]]  # the last line counts
         assert found.track.tolist() == [0, 0, 1] and "a track twice in a frame: 1 times" in capsys.readouterr().out
+
+
+def test_the_baseline_is_scored_as_any_other(copy, monkeypatch):
+    import tools.baseline
+    monkeypatch.setattr(tools.baseline, "APART", 3)
+    words = ["baseline", "UCSDped2", "test"]
+    monkeypatch.setattr("sys.argv", words)
+    tools.baseline.main()
+    scores = np.load("results_baseline/UCSDped2/test/box_scores.npy")
+    assert scores.shape == np.load("data/UCSDped2/test/bboxes.npy").shape[:1] and scores.min() > 0
+    done = run_script("test.py", *NAME, "--results_dir", "results_baseline")
+    assert "scores are yours" in done.stdout and "frame AUROC" in done.stdout
+    tools.baseline.main()  # again, where test.py has scored it
+    assert np.array_equal(np.load("results_baseline/UCSDped2/test/box_scores.npy"), scores)
+    refused = run_script("tools.baseline", "UCSDped2", "test", "--results_dir", "results", rc=2)
+    assert "take another --results_dir" in refused.stderr
+
+
+def test_the_baseline_by_hand():
+    from tools.baseline import describe, far_neighbours
+    flow = np.zeros((20, 30, 2), np.float16)
+    flow[4:8, 5:10] = 0, 3  # half of the box, downwards
+    found = describe(flow, np.array([5, 4, 15, 8]), (5, 4, 15, 8), 1)
+    assert np.allclose(found, [0, 0, 1.5, 0, 0, 0, 0, 0, np.log(10), np.log(4), 10, 8])
+    rng = np.random.default_rng(0)
+    points, frame = rng.normal(size=(400, 2)), np.arange(400)
+    boxes = SimpleNamespace(frame=frame, video=frame // 200)
+    expected = []
+    for i in range(400):
+        far = (abs(frame - i) > 50) | (frame // 200 != i // 200)
+        expected.append(np.sort(np.linalg.norm(points[far] - points[i], axis=1))[9])
+    assert np.allclose(far_neighbours(points, boxes), expected)

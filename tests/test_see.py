@@ -63,6 +63,9 @@ def own(tmp_path_factory):
     film(root / "new" / "neu.mp4", draw(30, 7, odd=True, size=(80, 120))[0], "mp4v", 25)
     with contextlib.chdir(root):
         run_script("tools.prepare_videos", "own", "in", "--labels", "labels.csv")
+        config = Path("configs/own.cfg").read_text()
+        assert all(line in config for line in ("flow_method = tvl1", "use_flow = true", "min_steps = 1000", "noise_gate = "))
+        Path("configs/own.cfg").write_text(re.sub("(?s)flow_method.*", "flow_method = dis\ndetector = none\n", config))  # quick
         pipeline("own", "--event_share", "0.3")
     return root
 

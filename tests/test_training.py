@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import rounding
+from conftest import rounding, run_script
 
 from models.cae import ReconCAE
 from models.checkpoint import load_models
@@ -213,3 +213,16 @@ def test_cubes_that_lie_on_the_device_give_the_same_batches(copy, monkeypatch):
         for one, other in zip(mapped.batch(rows), resident.batch(rows)):
             assert one is other is None or torch.equal(one, other)
             assert one is None or one.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_small_set_trains_for_min_steps(copy):
+    words = ["--dataset_name", "UCSDped2", "--num_feature_root", "4", "--batch_size", "8", "--epochs", "2", "--warmup_epoch"]
+    cubes = len(np.load("data/UCSDped2/test/bboxes.npy"))
+    epochs = 3 * 2  # three times as many, of as many batches each
+    steps = str(-(-cubes // 8) * epochs)
+    run_script("train.py", *words, "1", "--min_steps", steps)
+    made = json.loads(open("data/UCSDped2/test/train.json").read())["settings"]
+    assert made["epochs"] == epochs and made["warmup_epoch"] == 3 and "min_steps" not in made
+    words[7] = str(epochs)
+    assert "done with the same" in run_script("train.py", *words, "3").stdout
+    assert "done with the same" in run_script("train.py", *words, "3", "--min_steps", "1").stdout

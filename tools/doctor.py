@@ -28,7 +28,7 @@ from models.training import resumed
 from tools import rates
 from utils import files, frames, labels, record, stages
 from utils.boxes import Boxes
-from utils.config import dataset_of, parse_config
+from utils.config import dataset_of, lengthen, parse_config
 from utils.datasets import DATASETS
 from utils.device import cores, device_of, find_card, free_cores, use_threads, workers
 from utils.errors import UserError
@@ -179,6 +179,8 @@ def look_at_cubes(plan):
 
 def look_at_training(plan):
     cfg = plan.cfg
+    if cfg.min_steps:
+        lengthen(cfg, plan.cubes)
     stage = None if plan.before else stages.train(cfg)
     state, why = plan.state("train", stage)
     if state == "done":

@@ -23,11 +23,17 @@ The rule, from the smallest frame size (it gives the settings of the paper's dat
     detector_scale   608 where the long side is below 512 (small frames show small objects), else 320
     h_block, w_block 1 x 1 at every size, as in three of the paper's four datasets: blocks need many cubes each. Where people
                      near the camera are several times as tall as those far away, try h_block = 4, as for UCSDped1
-Without the weights of FlowNet2 the settings are flow_method = dis, which needs none; without those of YOLOv3 the detector is
+    use_flow         true: motion enhancement, which is worth more on few videos than on many
+    num_feature_root 16, batch_size 64, min_steps 1000, where there are fewer than 10,000 frames: the network learns from at
+                     least 1,000 batches, small ones, for the time goes with the number of cubes
+    noise_gate       auto where a grey level's noise is 4 or more in some video, else off
+    global_motion    remove where the camera moves by half a pixel or more in a tenth of the frames looked at, else keep
+Without the weights of FlowNet2 the settings are flow_method = tvl1, which needs none; without those of YOLOv3 the detector is
 YOLOX-nano where it is there (python -m tools.download_weights yolox, 4 MB), else none.
 """
 
 import argparse
+import contextlib
 import os
 import re
 import shlex
@@ -39,7 +45,7 @@ import cv2
 import numpy as np
 
 from FlowNet2_src import methods
-from fore_det import detector
+from fore_det import boxes, detector
 from utils import datasets, files, frames, names, text
 from utils.errors import UserError
 from utils.evaluation.events import runs
@@ -76,7 +82,7 @@ def main():
         if args.copy or not has_links(datasets.RAW):
             plans = list(map(copied, sources, plans))
         write(root, sources, plans, ranges)
-    settings = rule([plan.size for plan in plans])
+    settings = rule(plans, *look(sources, plans))
     with files.whole(config) as file:
         file.write(settings.encode())
     tell(args, root, config, sources, plans, settings)
@@ -197,9 +203,25 @@ def extract(source, plan, place):
             bar.update()
 
 
-def rule(sizes):
-    """The text of the config file for frames of these sizes (H, W); the rule is in this file's docstring."""
-    height, width = min(sizes, key=min)
+def look(sources, plans):
+    """The highest noise of a video in grey levels, and the share of frames in which the camera moves; 12 videos at most."""
+    levels, moved, flow_of = [0.0], [], methods.METHODS["dis"](None, "cpu")
+    for k in np.unique(np.linspace(0, len(sources) - 1, 12).astype(int)):
+        with contextlib.suppress(UserError):  # a damaged frame: the stages say so
+            source, plan = sources[k], plans[k]
+            video = datasets.Video(source.name, source.path, source.frames or ("",) * source.count, True)
+            wanted = [t for start in range(0, 100, 20) for t in plan.kept[start:start + 2]]
+            seen = [cv2.resize(frame, plan.size[::-1], interpolation=cv2.INTER_AREA) for frame in frames.load(video, wanted)]
+            levels.append(np.median([boxes.noise(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)) for frame in seen]))
+            small = [flow_of.prepare(frame) for frame in seen]
+            moved += [boxes.camera_motion(flow_of.flow([pair])[0]).any() for pair in zip(small[::2], small[1::2])]
+    return max(levels), np.mean(moved or [False])
+
+
+def rule(plans, noise, moved):
+    """The text of the config file for these plans, and for what `look` saw; the rule is in this file's docstring."""
+    height, width = min((plan.size for plan in plans), key=min)
+    small = sum(len(plan.kept) for plan in plans) < 10_000
     side = max(8, round(min(height, width) / 16))
     flow = methods.FLOWNET2_WEIGHTS.is_file()
     scale = 608 if max(height, width) < 512 else 320
@@ -208,8 +230,11 @@ def rule(sizes):
         f"# Own videos; settings by the rule of tools/prepare_videos.py for frames of {height}x{width} (height x width).", "",
         "[dataset]", "layout = plain", f"min_area = {side * side}", f"detector_scale = {scale}", "",
         "[data_parameters]", "h_block = 1", "w_block = 1",
-        "flow_method = flownet2" if flow else "flow_method = dis    ; the weights of FlowNet2 are not here",
-        f"detector = {objects}" + ("" if objects == "yolov3" else "      ; the weights of YOLOv3 are not here"), ""])
+        "flow_method = flownet2" if flow else "flow_method = tvl1    ; the weights of FlowNet2 are not here",
+        f"detector = {objects}" + ("" if objects == "yolov3" else "      ; the weights of YOLOv3 are not here"),
+        f"noise_gate = {'auto' if noise >= boxes.NOISY else 'off'}    ; noise of up to {noise:.1f} grey levels was found",
+        f"global_motion = {'remove' if moved >= 0.1 else 'keep'}    ; the camera moves in {moved:.0%} of the frames seen",
+        "use_flow = true", *(["num_feature_root = 16", "batch_size = 64", "min_steps = 1000"] if small else []), ""])
 
 
 def tell(args, root, config, sources, plans, settings):
@@ -227,6 +252,10 @@ def tell(args, root, config, sources, plans, settings):
               f"python -m tools.download_weights, then remove {root} and {config} and prepare again")
     for line in cameras(args, sources, plans):
         print(line)
+    if "detector = none" in settings:
+        print("note: boxes are around whatever moves; a detector of 3.7 MB finds people and vehicles: python -m "
+              "tools.download_weights yolox")
+    print(f"how long it will take here: python run_pipeline.py --dataset_name {args.name} --mode test --dry_run")
     print(f"next: python run_pipeline.py --dataset_name {args.name} --mode test"
           "   (with --model data/OTHER/test: by a trained model, without training)")
 

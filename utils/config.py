@@ -4,6 +4,7 @@ import argparse
 import configparser
 import contextlib
 import difflib
+import math
 import re
 import sys
 from pathlib import Path
@@ -53,9 +54,19 @@ def parse_config(description, argv=None, stages=STAGES):
     values |= {"dataset_name": name, "mode": flags["mode"], "config": str(path or "")}
     values |= {key: flags[key] for key in flags if key not in values}
     cfg = _checked(SimpleNamespace(**values))
+    if cfg.min_steps and "train" in stages:
+        with contextlib.suppress(UserError, KeyError, TypeError):  # no cubes yet, or damaged: the stage says so
+            lengthen(cfg, files.load_json(Path(cfg.data_root_dir, name, cfg.mode, "cubes.json"))["cubes"])
     if cfg.precision == "auto" and "train" in stages:
         cfg.precision = _trained_in(cfg) or device.fastest_format(device.device_of(cfg.device))
     return cfg
+
+
+def lengthen(cfg, cubes):
+    """Raises epochs, and warmup_epoch in proportion, until a block of so many cubes in all has min_steps batches."""
+    batches = math.ceil(cubes / (cfg.h_block * cfg.w_block) / cfg.batch_size)
+    epochs = max(cfg.epochs, math.ceil(cfg.min_steps / batches))
+    cfg.warmup_epoch, cfg.epochs = round(cfg.warmup_epoch * epochs / cfg.epochs), epochs
 
 
 def dataset_of(cfg):
@@ -81,7 +92,7 @@ def stage_settings(cfg, stage):
     if stage == "boxes" and (cfg.boxes_from or cfg.detector == "none"):
         unread |= {"score_thr", "cover_thr", "detector_tiles"}
     if stage == "boxes" and cfg.boxes_from:
-        unread |= {"detector", "min_area", "motion_thr", "box_margin", "all_motion_quirk"}
+        unread |= {"detector", "min_area", "motion_thr", "box_margin", "all_motion_quirk", "global_motion", "noise_gate"}
     if stage == "cubes" and not cfg.use_flow:
         unread |= {"context_of_num"}
     if stage == "test":

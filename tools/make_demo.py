@@ -21,6 +21,7 @@ import numpy as np
 
 from utils import files
 from utils.errors import UserError
+from utils.frames import save_image
 from utils.locks import locked
 from utils.run import progress, run
 
@@ -230,11 +231,8 @@ def draw_video(rng, scene, frames, kind=None):
 
 def write_frames(folder, pictures, suffix):
     """Writes 001.png, 002.png, ..."""
-    folder.mkdir(parents=True)
     for number, picture in enumerate(pictures, 1):
-        path = folder / f"{number:03d}{suffix}"
-        if not cv2.imwrite(str(path), picture):
-            raise UserError(f"{path}: cannot be written")
+        save_image(folder / f"{number:03d}{suffix}", picture)
 
 
 def make_dataset(folder, videos, train_videos, frames, seed, size=SIZE, tick=lambda: None):
@@ -263,8 +261,8 @@ def main():
     recipe = {"videos": args.videos, "train_videos": train_videos, "frames": args.frames, "seed": args.seed,
               "drawing": 1}  # raise it when the drawing changes
     if folder.exists():
-        with contextlib.suppress(OSError, ValueError):
-            found = json.loads((folder / "demo.json").read_text())
+        with contextlib.suppress(UserError):
+            found = files.load_json(folder / "demo.json")
         if found != recipe:
             raise UserError(f"{folder}: is there already, made from {found or 'something else'} and not from {recipe}: "
                             "move it away, or give another --out")

@@ -172,7 +172,7 @@ def write(root, sources, plans, ranges):
     for source, plan in zip(sources, plans):
         as_it_is = plan.how in ("link", "copy")
         place = part / "videos" / (source.name + (source.path.suffix if as_it_is and not source.frames else ""))
-        put = os.symlink if plan.how in ("link", "links") else shutil.copyfile
+        put = os.symlink if plan.how in ("link", "links") else copy
         if as_it_is:
             put(source.path.resolve(), place)
         elif plan.how in ("links", "copies"):
@@ -190,6 +190,12 @@ def write(root, sources, plans, ranges):
     os.rename(part, root)
 
 
+def copy(source, place):
+    """Copies a file, whole or not at all."""
+    with open(source, "rb") as file, files.whole(place) as new:
+        shutil.copyfileobj(file, new, 1 << 20)
+
+
 def extract(source, plan, place):
     """Writes the kept frames as .jpg, made smaller where that is wanted."""
     place.mkdir()
@@ -198,8 +204,7 @@ def extract(source, plan, place):
         for k, frame in enumerate(frames.load(video, plan.kept, 2, "repeat"), 1):
             if frame.shape[:2] != plan.size:
                 frame = cv2.resize(frame, plan.size[::-1], interpolation=cv2.INTER_AREA)
-            with files.whole(place / f"{k:06d}.jpg") as file:
-                file.write(cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+            frames.save_image(place / f"{k:06d}.jpg", frame, cv2.IMWRITE_JPEG_QUALITY, 95)
             bar.update()
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageFile
 
 from utils import films
 from utils.errors import UserError
-from utils.files import load_array
+from utils.files import load_array, whole
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow reads headers only here
 ImageFile.LOAD_TRUNCATED_IMAGES = True  # and skips texts in them that are too large
@@ -84,6 +84,12 @@ def decode_image(path, flags=None):
     except cv2.error:
         return None
     return image if flags or image is None or image.dtype == np.uint8 else _in_8_bits(image, path)
+
+
+def save_image(path, image, *quality):
+    """Writes an image, (H, W) or (H, W, 3) uint8 BGR, in the form of its suffix, whole or not at all; quality: for OpenCV."""
+    with whole(path) as file:
+        file.write(cv2.imencode(path.suffix, image, quality)[1].data)
 
 
 def _has_header(data, path):

@@ -1,4 +1,4 @@
-"""Videos as users have them: files and folders of frames, of any names, anywhere."""
+"""The user's videos: files and folders of frames, with any names, anywhere."""
 
 import re
 import unicodedata
@@ -15,15 +15,15 @@ from utils.errors import UserError
 class Source(NamedTuple):
     path: Path
     name: str  # of the video in the dataset
-    frames: tuple  # file names in natural order, or () of a video file
+    frames: tuple  # file names in natural order, or () for a video file
     count: int  # frames
     size: tuple  # (H, W)
     times: np.ndarray | None  # (count + 1,) seconds at which frames begin and the last one ends
 
 
 def find(paths):
-    """The videos in files and folders, as sources that still bear their own names, behind those of the folders they were
-    found in: b/c.mp4 in folder a is b_c. Raises UserError where there is none.
+    """The videos in files and folders, as sources with their own names, prefixed with the folders they were
+    found in: b/c.mp4 in folder a is b_c. Raises UserError if there are none.
     """
     found = []
     for given in paths:
@@ -33,12 +33,12 @@ def find(paths):
             (p for p in given.rglob("*") if not any(part.startswith(".") for part in p.relative_to(given).parts)), key=natural)]
         masks = {p for p in entries[1:] if p.is_dir() and MASKS.fullmatch(p.name)}
         if masks:
-            print(f"note: {given}: taken for masks and left out: {', '.join(sorted(p.name for p in masks))}")
+            print(f"note: {given}: these look like masks and are left out: {', '.join(sorted(p.name for p in masks))}")
         entries = [p for p in entries if not masks & {p, *p.parents}]
         here = [source._replace(name="_".join([*path.relative_to(given).parts[:-1], source.name]))
                 for path in entries if (source := inspect(path, given.is_file()))]
         if not here:
-            raise UserError(f"{given}: no videos and no frames in it (videos: {', '.join(sorted(VIDEOS))}; "
+            raise UserError(f"{given}: no videos or frames in it (videos: {', '.join(sorted(VIDEOS))}; "
                             f"frames: {', '.join(sorted(IMAGES))})")
         found += here
     return list({source.path.resolve(): source for source in found}.values())
@@ -50,7 +50,7 @@ def natural(path):
 
 
 def inspect(path, named):
-    """The Source at a path, or None where there is none; named: whether the user named this very file."""
+    """The Source at a path, or None if there is none; named: whether the user gave this file explicitly."""
     if path.is_dir():
         images = images_in(path)
         if not images:
@@ -59,7 +59,7 @@ def inspect(path, named):
         return Source(path, path.resolve().name, images, len(images), size, None)
     if path.suffix.lower() in IMAGES or path.suffix.lower() not in VIDEOS and not named:
         if named:
-            raise UserError(f"{path}: is one picture: give the folder of a video's frames, or a video file")
+            raise UserError(f"{path}: is a single image: give the folder of a video's frames, or a video file")
         return None
     film = films.read(path)
     print(films.note(path), end="\n" * bool(films.note(path)))
@@ -68,7 +68,7 @@ def inspect(path, named):
 
 
 def with_names(sources):
-    """Gives each source a name of its own that every stage can use as a file's name."""
+    """Gives each source a unique name that every stage can use as a file name."""
     taken, named = set(), []
     for source in sources:
         base = name = re.sub(r"[%/\\\x00-\x1f]", "_", unicodedata.normalize("NFC", source.name)).lstrip(".") or "video"
@@ -77,7 +77,7 @@ def with_names(sources):
             k += 1
             name = f"{base}-{k}"
         if name != source.name:
-            print(f"note: {source.path} is named {name} here")
+            print(f"note: {source.path} is called {name} here")
         taken.add(name)
         named.append(source._replace(name=name))
     return named

@@ -1,14 +1,14 @@
 #!/usr/bin/env python
 """Calculate the optical flow of every frame (paper, section 3.1).
 
-A frame's flow is from it to the next one; the last frame of a video gets the flow from the one before to it, and the
-first frame the flow from itself to itself (as in the official code). Both frames are resized to 512x384 first; the flow
-is resized to the frame's size, its vectors are not rescaled.
+A frame's flow leads to the next frame; for the last frame of a video it leads from the previous frame to it, and for the
+first frame from itself to itself (as in the official code). Both frames are resized to 512x384 first; the flow is
+resized to the frame's size, and its vectors are not rescaled.
 
 reads   raw_datasets/D
 writes  optical_flow/D/<path of the frame>/<frame>.npy      (H, W, 2) float16: u, v in pixels
         optical_flow/D/<path of the video>/flow.json        what they were made from
-Files depend on the video alone and serve all modes. Run the same command to resume: finished frames are skipped.
+Files depend only on the video and are shared by all modes. Run the same command to resume: finished frames are skipped.
 """
 
 import functools
@@ -59,8 +59,8 @@ def main():
             if cfg.verify:
                 record.verify(flow.path, stages.flow_contents(video))
     count = sum(ranks.from_all(count))
-    print(f"wrote {count:,} flow files below {Path(cfg.flow_root_dir, dataset.name)} in {clock():,.0f} s "
-          f"({total - count:,} were done)")
+    print(f"wrote {count:,} flow files in {Path(cfg.flow_root_dir, dataset.name)} in {clock():,.0f} s "
+          f"({total - count:,} already done)")
     print_next("extract_bbox.py", cfg)
 
 
@@ -68,7 +68,7 @@ def calculate(cfg, method, flow, tick):
     """Writes the flow files that a video lacks, and its record."""
     clock, repeated = Clock(), set()
     flow.begin()
-    with finishing("the frames at work") as stopping:
+    with finishing("the current frames") as stopping:
         if flow.todo:
             items = flow_of_frames(cfg, method(), flow, repeated, stopping)
             for _ in frames.parallel(lambda item: save(flow, *item, tick), items, workers(cfg.num_workers)):
@@ -105,7 +105,7 @@ def save(flow, t, field, tick):
     with np.errstate(over="ignore"):
         field = field.astype(flow.dtype)
     if not np.isfinite(field.sum(dtype=np.float64)):
-        raise UserError(f"{path}: the flow of this frame has values that are not finite in {field.dtype}: take --flow_dtype "
+        raise UserError(f"{path}: the flow of this frame has values that are not finite in {field.dtype}: use --flow_dtype "
                         "float32, or another --flow_method or --flow_weights")
     files.save_array(path, field)
     tick()

@@ -1,15 +1,15 @@
 #!/usr/bin/env python
 """Cut a spatio-temporal cube (STC) out of the video at every foreground box (paper, section 3.1).
 
-For a box of frame i the box is cut out of the frames i-2 .. i+2 (held at the video's ends) and each patch is resized
-to 32x32: T = 5 patches make one cube. Training and testing use the same cubes of a mode.
+A box of frame i is cut out of frames i-2 .. i+2 (clamped at the video's ends), and each patch is resized to 32x32:
+T = 5 patches make one cube. In each mode training and testing use the same cubes.
 
 reads   data/D/MODE/bboxes.npy          (N, 5) frame x1 y1 x2 y2
         the frames; with --use_flow true also their optical flow
 writes  data/D/MODE/stc_raw.npy         (N, 3T, P, P) uint8: frame 0's B, G, R, frame 1's ...
         data/D/MODE/stc_of.npy          (N, 2T, P, P) float16, with --use_flow true: frame 0's u, v, frame 1's ...
         data/D/MODE/cubes.json          what they were made from
-Row i belongs to row i of bboxes.npy. Files appear when all cubes are cut; a stopped run starts again.
+Row i belongs to row i of bboxes.npy. The files appear when all cubes are cut; a stopped run starts from the beginning.
 """
 
 import itertools
@@ -42,7 +42,7 @@ def main():
 
 
 def extract(cfg, dataset, boxes, stage):
-    """Fills the cube files, each rank the videos of its own; returns frames that were replaced by the previous one."""
+    """Fills the cube files, each rank its share of the videos; returns the frames replaced by the previous one."""
     print(f"reads {stage.folder / 'bboxes.npy'}: {len(boxes):,} boxes")
     for name, (channels, dtype) in stages.cube_files(cfg).items() if ranks.RANK == 0 else ():
         shape = (len(boxes), channels, cfg.patch_size, cfg.patch_size)
@@ -62,7 +62,7 @@ def extract(cfg, dataset, boxes, stage):
 
 
 def check_given(cfg, boxes, stage):
-    """Raises UserError where cubes that the user made are not one for each box."""
+    """Raises UserError unless the user's own cubes are one per box."""
     from utils.cubes import Cubes  # imports torch
 
     Cubes(stage.folder, cfg.use_flow, "cpu", {"settings": stage.wanted["settings"], "cubes": len(boxes)})
@@ -72,7 +72,7 @@ def check_given(cfg, boxes, stage):
 def cut_video(cfg, video, boxes, size, name, repeated):
     """Yields the cubes (n, C, P, P) of each frame with boxes of one video, for the file `name`; boxes: (N, 5).
 
-    repeated: the set to which frames are added that are damaged and replaced by the previous one.
+    repeated: damaged frames that were replaced by the previous one are added to this set.
     """
     threads, raw, damaged = workers(cfg.num_workers), name == "stc_raw.npy", set()
     context = cfg.context_frame_num if raw else cfg.context_of_num

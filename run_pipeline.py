@@ -1,16 +1,16 @@
 #!/usr/bin/env python
-"""Run all stages in order, skipping what is done with the same settings and input, then write the report.
+"""Run all stages in order, skipping those already done with the same settings and input, then write the report.
 
     calc_optical_flow.py -> extract_bbox.py -> extract_stc.py -> train.py -> test.py -> python -m tools.report
 
-Each stage is a process of its own, which says what it has to do and why, and gets the flags that it knows. A stage that
-fails ends the run with its exit code. Flow that nothing reads (--boxes_from without --use_flow) is skipped.
+Each stage runs as a separate process, says what it does and why, and gets only the flags it uses. If a stage fails, the
+run ends with its exit code. Flow is skipped if nothing reads it (--boxes_from without --use_flow).
 
 --dry_run runs no stage. It prints which stages are done, to do or outdated and why, which frames or weights are missing,
-and the time and disk space that the run needs (python -m tools.doctor).
+and how much time and disk space the run needs (python -m tools.doctor).
 
---model data/OTHER/MODE scores the videos with models trained on others: training is skipped, and the cube settings
-(use_flow, patch_size, context_frame_num, context_of_num, border_mode) are the model's.
+--model data/OTHER/MODE scores the videos with models trained on other videos: training is skipped, and the cube settings
+(use_flow, patch_size, context_frame_num, context_of_num, border_mode) are taken from the model.
 """
 
 import os
@@ -24,8 +24,8 @@ from utils.errors import UserError
 from utils.record import SCRIPTS
 from utils.run import PIPELINE, run, run_stage
 
-SHAPE = ("use_flow", "patch_size", "context_frame_num", "context_of_num", "border_mode")  # what a cube is
-REPORT = ("config", "data_root_dir", "results_dir", "device")  # what the report takes of the flags
+SHAPE = ("use_flow", "patch_size", "context_frame_num", "context_of_num", "border_mode")  # settings that define a cube
+REPORT = ("config", "data_root_dir", "results_dir", "device")  # the flags that the report uses
 
 
 def main():
@@ -64,20 +64,20 @@ def start(stage, shown, command):
 
 
 def python(command):
-    """Runs Python in a process of its own that finds the suite's packages; returns its exit code."""
+    """Runs Python in a new process that finds the suite's packages; returns its exit code."""
     path = os.pathsep.join(filter(None, (str(SUITE), os.environ.get("PYTHONPATH"))))
     return run_stage([sys.executable, *command], env={**os.environ, "PYTHONPATH": path, PIPELINE: "1"})
 
 
 def settings_of_model(cfg, given):
-    """What a cube is for the models of --model, as flags like those of `flags_given`, where it is not said by a flag."""
+    """The cube settings of the --model models, as flags like those of `flags_given`, unless given as flags already."""
     trained, cubes = (record.load(Path(cfg.model or ".", name)) for name in ("train.json", "cubes.json"))
     if not cfg.model or not trained or not cubes or trained["input"].get("cubes") != cubes["id"]:
         return []
     found = [(name, [f"--{name}", str(cubes["settings"][name]).lower()]) for name in SHAPE
              if name not in given and cubes["settings"].get(name, getattr(cfg, name)) != getattr(cfg, name)]
     if found:
-        print(f"== cubes as those of {cfg.model}: {' '.join(word for _, pair in found for word in pair)}", flush=True)
+        print(f"== cube settings of {cfg.model}: {' '.join(word for _, pair in found for word in pair)}", flush=True)
     return found
 
 

@@ -3,17 +3,17 @@
 
     z     = (loss - mean) / std            by the block's training cubes
     box   = z_raw                          with motion enhancement: w_raw * z_raw + w_of * z_of
-    frame = highest box, -20 without any;  then a moving average over --window_size frames
+    frame = highest box, -20 if none;      then a moving average over --window_size frames
 
-reads   data/D/MODE/bboxes.npy and cubes; the models there, or those of --model PATH: a folder that train.py wrote
-        (also of another mode or dataset), or an official D_model.npy with its training scores beside it
+reads   data/D/MODE/bboxes.npy and cubes; the models there, or --model PATH: a folder that train.py wrote (also for
+        another mode or dataset), or an official D_model.npy with its training scores next to it
 writes  results/D/MODE/box_scores.npy (N,), frame_scores.npy (F,) before smoothing, labels.npy (F,)
         results/D/MODE/metrics.json: AUROC, EER, average precision, and what they were computed from
-        results/D/MODE/events.csv, events.json: where the score is above --event_z or among the --event_share highest
+        results/D/MODE/events.csv, events.json: where the score is above --event_z, or in the highest --event_share
         results/D/MODE/frame_results.npz: curves under the official names
         results/D/MODE/roc.png, scores.png, cubes.png
-Without labels there are scores and no AUROC. Protocol of the one-class literature, outside the paper: train.py --mode
-train, then test.py --mode test --model data/D/train.
+Without labels there are scores but no AUROC. One-class protocol (not in the paper): train.py --mode train, then
+test.py --mode test --model data/D/train.
 """
 
 import numpy as np
@@ -49,7 +49,7 @@ def main():
             cubes = Cubes(folder, models.use_flow, device, cubes_made)
             box_scores = inputs.vector(stage.folder / "box_scores.npy", None) if stage.given else (
                 score_boxes(cfg, cubes, boxes, models, cubes_made["id"]))  # (N,)
-            if ranks.RANK == 0:  # the scores are all that the ranks share
+            if ranks.RANK == 0:  # only the scoring is shared between ranks
                 frame_scores = score_frames(stage, dataset, boxes, box_scores)  # (F,)
                 abnormal = None if labels is None else labels[dataset.chosen]
                 evaluate(stage, dataset, frame_scores, abnormal, made_from(stage, boxes, cubes_made, models))
@@ -60,7 +60,7 @@ def main():
 
 
 def score_boxes(cfg, cubes, boxes, models, cubes_id):
-    """(N,) float32 box scores; +20 where the block has no model. cubes_id: of the cubes' record."""
+    """(N,) float32 box scores; +20 where the block has no model. cubes_id: id in the cubes' record."""
     scores, block = np.full(len(cubes), metrics.NO_MODEL, np.float32), boxes.block(models.grid)
     scored = models.recipe["input"].get("cubes") == cubes_id  # the models were trained on these cubes and scored them
     if not scored:
@@ -70,7 +70,7 @@ def score_boxes(cfg, cubes, boxes, models, cubes_id):
         for number in np.unique(block):
             rows, trained = np.flatnonzero(block == number), models.blocks.get(int(number))
             if trained is None:
-                print(f"warning: block {divmod(int(number), models.grid[1])} has {len(rows):,} cubes and no model: "
+                print(f"warning: block {divmod(int(number), models.grid[1])} has {len(rows):,} cubes but no model: "
                       f"each scores {metrics.NO_MODEL:+g}")
                 continue
             cubes.require_fit(trained.model)
@@ -82,10 +82,10 @@ def score_boxes(cfg, cubes, boxes, models, cubes_id):
 
 
 def score_frames(stage, dataset, boxes, box_scores):
-    """Saves the scores of the boxes (N,) and those of the chosen frames before smoothing (F,), which it returns."""
+    """Saves the box scores (N,) and the chosen frames' scores before smoothing (F,); returns the latter."""
     if box_scores.shape != (len(boxes),) or not (np.abs(box_scores) <= np.finfo(np.float32).max).all():
         raise UserError(f"{stage.folder}: box_scores.npy is {box_scores.shape}, not one finite score (float32) for each of "
-                        f"{len(boxes):,} boxes: remove it, or write it again")
+                        f"{len(boxes):,} boxes: remove or replace it")
     frame_scores = metrics.frame_scores(box_scores, boxes.rows, dataset.num_frames, boxes.size)[dataset.chosen]
     if not stage.given:
         files.save_array(stage.file("box_scores.npy"), box_scores)
@@ -112,7 +112,7 @@ def evaluate(stage, dataset, frame_scores, abnormal, origin):
 
 
 def made_from(stage, boxes, cubes_made, models):
-    """What figures are computed from, for metrics.json."""
+    """What the figures are computed from, for metrics.json."""
     cfg = stage.cfg
     return {"cubes": len(boxes), "labels": stage.inputs["labels"], "dataset": cfg.dataset_name, "mode": cfg.mode,
             "config": cfg.config, "model": cfg.model or str(stages.folder_of(cfg)),
@@ -123,7 +123,7 @@ def made_from(stage, boxes, cubes_made, models):
 
 
 def draw(stage, dataset, boxes, cubes, box_scores, frame_scores, abnormal):
-    """Writes the pictures: the frames' curve, the highest and lowest cubes, and with labels the ROC curve."""
+    """Writes the pictures: the score curve, the highest and lowest cubes, and with labels the ROC curve."""
     title, names = f"{stage.cfg.dataset_name}, mode {stage.cfg.mode}", [video.name for video in dataset.videos]
     smooth = metrics.moving_average(frame_scores, stage.cfg.window_size)
     starts = [start for start, _ in dataset.spans]
@@ -134,7 +134,7 @@ def draw(stage, dataset, boxes, cubes, box_scores, frame_scores, abnormal):
 
 
 def save_events(cfg, dataset, boxes):
-    """Writes events.csv from the scores that are there, so that another threshold costs nothing."""
+    """Writes events.csv from the saved scores, so a new threshold needs no new scoring."""
     stage = stages.events(cfg, rates(dataset))
     if stage.state[0] == "done":
         return
@@ -154,7 +154,7 @@ def report(content, results):
     """The lines a user reads."""
     print(f"{content['frames']:,} frames, {content['cubes']:,} cubes; labels: {content['labels']}")
     if content["auroc"] is None:
-        reason = "there are no labels" if content["abnormal_frames"] is None else "all frames are of one class"
+        reason = "there are no labels" if content["abnormal_frames"] is None else "all frames have the same label"
         print(f"no AUROC: {reason}; the scores are in {results}")
     else:
         print(f"{content['abnormal_frames']:,} abnormal frames; config {content['config'] or '(defaults)'}")
@@ -167,7 +167,7 @@ def report(content, results):
     found = files.load_json(results / "events.json")
     print(f"{found['count']:,} event{'' if found['count'] == 1 else 's'} above {found['threshold']:.2f} ({found['rule']}): "
           f"{results}/events.csv"
-          + ("" if found["count"] else "; for more take a lower --event_z, or --event_share 0.05"))
+          + ("" if found["count"] else "; for more, use a lower --event_z, or --event_share 0.05"))
     print(f"wrote {results}/metrics.json, frame_scores.npy, scores.png and more")
 
 

@@ -1,15 +1,15 @@
 #!/usr/bin/env python
 """Train one autoencoder per image block on unlabelled cubes, with self-paced refinement (paper, section 3.3).
 
-Cubes that are normal are many and alike, so an autoencoder learns them first (normality advantage). After the warm-up
-every batch first gets weights from its own reconstruction losses s, with their mean and standard deviation:
+Normal cubes are many and similar, so an autoencoder learns them first (normality advantage). After the warm-up each batch
+is first weighted by its own reconstruction losses s, from their mean and standard deviation:
 
     l1 = mean + std,   l2 = mean + max(1, 4 - t * shrink_rate) * std        t: batches since warm-up
     w  = 1 if s <= l1,   0 if s >= l2,   l1 (l2 - s) / (s (l2 - l1)) between       (mixture; see --sp_mode)
     loss = sum(w * s) / (batch size * channels * P * P)
 
-so that cubes which are reconstructed badly, likely anomalies, teach less and less. With --use_flow true a second
-autoencoder of the block predicts the cube's optical flow from its frames (motion enhancement).
+so cubes that are reconstructed badly, likely anomalies, contribute less and less. With --use_flow true a second
+autoencoder per block predicts the cube's optical flow from its frames (motion enhancement).
 
 reads   data/D/MODE/bboxes.npy, stc_raw.npy; stc_of.npy with --use_flow true
 writes  data/D/MODE/model_ROW_COL.pt    one per block that has cubes: weights, settings, scores of its training cubes
@@ -17,10 +17,10 @@ writes  data/D/MODE/model_ROW_COL.pt    one per block that has cubes: weights, s
         data/D/MODE/epoch_weights.npy   (epochs, cubes) float16: the self-paced weight of each cube
         data/D/MODE/epoch_scores.npy    with --score_every N: (E, cubes, 1 or 2) float32
         data/D/MODE/train.json          what they were made from
-Every epoch is saved (train.part/). Run the same command to resume a stopped training; it ends in the same weights.
+Every epoch is saved (train.part/). Run the same command to resume a stopped training; the final weights are the same.
 
---recalibrate_bn true and --average_last K end a training with steadier scores; a finished one is ended again without being
-repeated if it kept enough epochs (--keep_epochs).
+--recalibrate_bn true and --average_last K make the final scores steadier. They also apply to a finished training, without
+repeating it, if it kept enough epochs (--keep_epochs).
 """
 
 import numpy as np
@@ -56,7 +56,7 @@ def main():
 def train(cfg, stage, cubes, boxes):
     """Trains the blocks one after another; returns the record's facts."""
     block = boxes.block((cfg.h_block, cfg.w_block))  # (N,)
-    for note in boxes.record["notes"]:  # before hours are spent: were all videos there?
+    for note in boxes.record["notes"]:  # before spending hours: were all videos there?
         print(note)
     print(f"reads {stage.folder}: {len(cubes):,} cubes in {len(np.unique(block))} of {cfg.h_block}x{cfg.w_block} blocks, "
           f"{cfg.precision} on {cubes.device}")
@@ -71,7 +71,7 @@ def train(cfg, stage, cubes, boxes):
 
 
 def train_block(cfg, stage, cubes):
-    """Trains one block's network, or resumes, and ends the training; returns its Training."""
+    """Trains one block's network, or resumes, and finishes the training; returns its Training."""
     path, ending = stage.part / "model_{}_{}.pt".format(*cubes.place), Ending.of(cfg)
     state, note = resumed(stage, path.name, ending)
     print(note, end="\n" * bool(note))
@@ -93,7 +93,7 @@ def network_of(cfg, cubes):
 
 
 def train_epochs(cfg, model, cubes, state, ending, autocast, path):
-    """Trains a network from where `state` stands to its last epoch, and saves `state` after each."""
+    """Trains a network from the epoch in `state` to the last one, and saves `state` after each."""
     clock, network = Clock(state.seconds), ranks.network_of(model, cfg.sync_bn)
     optimizer = torch.optim.Adam(network.parameters(), lr=cfg.lr)
     state.restore(model, optimizer)
@@ -113,8 +113,8 @@ def train_epochs(cfg, model, cubes, state, ending, autocast, path):
 def train_epoch(network, optimizer, batches, epoch, step, autocast, cfg, tick=lambda count: None):
     """One pass over the batches (utils.cubes.Batch); epoch counts from 0, step counts batches since warm-up.
 
-    network: a ReconCAE, or what `ranks.network_of` makes of it: of each batch a process has a part, but weights come from the
-    scores of the whole. Returns the epoch's statistics, the cubes' weights (n,) in order of the batches, and step.
+    network: a ReconCAE, or what `ranks.network_of` makes of it. Each process has a part of each batch, but weights come from
+    the scores of the whole batch. Returns the epoch's statistics, the cubes' weights (n,) in batch order, and step.
     """
     model, log = getattr(network, "module", network), EpochLog(tick)
     for batch in batches:
@@ -133,7 +133,7 @@ def train_epoch(network, optimizer, batches, epoch, step, autocast, cfg, tick=la
 
 
 def self_paced(model, batch, epoch, step, autocast, cfg, log):
-    """Self-paced weights (B,) of a whole batch, from its scores in eval mode; 1 for each cube during the warm-up."""
+    """Self-paced weights (B,) of a whole batch, from its scores in eval mode; all 1 during the warm-up."""
     if epoch < cfg.warmup_epoch or cfg.sp_mode == "none":
         return torch.ones(batch.count, device=batch.raw.device)
     ranks.same_statistics(model)

@@ -290,7 +290,7 @@ def test_gaps_and_disorder_in_the_numbers_of_frames(tree):
     (folder / "007.tif").rename(folder / "10.tif")
     (folder / "008.tif").rename(folder / "9.tif")
     done = run_script("calc_optical_flow.py", *NAME, "--flow_method", "dis")
-    assert "note: Test002: frames are taken in the order of their numbers, 9 before 10" in done.stdout
+    assert "note: Test002: frames are sorted by number, 9 before 10" in done.stdout
     for k, name in enumerate(sorted(folder.glob("[0-9]*.tif"))):
         name.rename(folder / f"{k // 4}_{k % 4 + 8}.tif")  # 0_8, 0_9, 0_10, 0_11, 1_8: two numbers
     refused("calc_optical_flow.py", *NAME, "--flow_method", "dis", names=["Test002", "order", "009 and 010"])
@@ -356,7 +356,7 @@ def test_labels_all_normal_and_names_with_spaces_and_umlauts(tmp_path, monkeypat
         cv2.imencode(".bmp", np.zeros((60, 90), np.uint8))[1].tofile(mask)
     for script, words in STAGES.items():
         done = run_script(script, "--dataset_name", "Straße bei Nacht", *words)
-    assert "no AUROC: all frames are of one class" in done.stdout
+    assert "no AUROC: all frames have the same label" in done.stdout
     assert load("results/Straße bei Nacht/test/metrics.json")["abnormal_frames"] == 0
 
 

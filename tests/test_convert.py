@@ -127,7 +127,7 @@ def test_flow_to_official_files_and_back(tree):
         np.testing.assert_array_equal(back, np.load(path))
     common = ["--dataset_name", "UCSDped2", "--flow_root_dir", "again"]
     done = run_script("calc_optical_flow.py", *common)  # taken as done, although the weights are not here
-    assert "(16 were done)" in done.stdout
+    assert "(16 already done)" in done.stdout
     run_script("extract_bbox.py", *common, *STAGES["extract_bbox.py"], "--data_root_dir", "other")
     convert("flow", "official/optical_flow/UCSDped2", "exact/UCSDped2", "--flow_dtype", "float32")
     np.testing.assert_array_equal(np.load("exact/UCSDped2/Test/Test001/003.npy"), theirs)

@@ -41,7 +41,7 @@ def test_nothing_is_written_but_rates_which_are_measured_once(suite, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     found, output = states(*WORDS)
     assert found == dict.fromkeys(ORDER, "to do")
-    assert "is known to have 12 testing videos with 2010 frames" in output and "see the notes" in output
+    assert "should have 12 testing videos with 2010 frames" in output and "see the notes" in output
     assert sorted(set(tmp_path.rglob("*")) - set(before)) == [tmp_path / "data", tmp_path / "data" / "rates.json"]
     assert "28 frames by dis" in output and "about 280 cubes" in output and "GB are free" in output and "measures" in output
     assert "measures" not in states(*WORDS)[1]
@@ -58,7 +58,7 @@ def test_the_stages_do_what_is_predicted(copy):
         assert flags[0][2:] in found[ORDER[expected.index("outdated")]]
         for script, stage in zip(STAGES, ORDER):
             output = run_script(script, *WORDS, *flags).stdout
-            made = "outdated" in output or "(28 were done)" not in output and stage == "flow"
+            made = "outdated" in output or "(28 already done)" not in output and stage == "flow"
             assert made == (found[stage] != "done"), (stage, output)
     assert states(*WORDS, *flags)[0] == dict.fromkeys(ORDER, "done")
 

@@ -103,14 +103,14 @@ def test_a_sound_recording_with_a_cover_is_no_video(place):
             if packet.size:
                 packet.stream = stream
                 container.mux(packet)
-    with pytest.raises(UserError, match="no frames in this video"):
+    with pytest.raises(UserError, match="this video has no frames"):
         films.read(Path("a.mp4"))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
 def test_a_pipe_among_the_videos_is_not_waited_for(place):
     os.mkfifo("a.mp4")
-    assert "a.mp4: cannot be read (it is no file)" in run_script("tools.prepare_videos", "own", "a.mp4", rc=2).stderr
+    assert "a.mp4: cannot be read (not a file)" in run_script("tools.prepare_videos", "own", "a.mp4", rc=2).stderr
 
 
 @pytest.mark.parametrize("name, codec", [("a.mpg", "mpeg2video"), ("a.avi", "mpeg4"), ("a.ts", "mpeg2video")])
@@ -125,7 +125,7 @@ def test_interlaced_films_of_older_recorders(place, capfd, name, codec):
 def test_a_film_that_is_black_throughout_is_said(place, capfd):
     encode("a.avi", np.zeros((5, 64, 64, 3), np.uint8))
     read("a.avi")
-    assert "a.avi: every frame is of a single colour" in capfd.readouterr().err
+    assert "a.avi: every frame has a single colour" in capfd.readouterr().err
 
 
 def test_a_film_shorter_than_its_header(place, capfd):
@@ -187,7 +187,7 @@ def test_a_tif_of_many_pages(place):
     Path("raw_datasets/UCSDped2/Test/Test001").mkdir(parents=True)
     cv2.imwritemulti("raw_datasets/UCSDped2/Test/Test001/001.tif", list(draw(4, 1)[0]))
     done = run_script("calc_optical_flow.py", "--dataset_name", "UCSDped2", "--flow_method", "dis", rc=2)
-    assert "001.tif" in done.stderr and "holds several images" in done.stderr
+    assert "001.tif" in done.stderr and "has several images" in done.stderr
 
 
 @pytest.mark.parametrize("text", [b"", zlib.compress(bytes(2 << 20))], ids=["", "behind a long text"])

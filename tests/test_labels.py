@@ -103,8 +103,8 @@ def test_masks_meet_the_frame_of_their_number_however_they_are_named(form, folde
     ({"numbers": range(12)}, ["no mask of frame 012.tif"]),  # counted from 0
     ({"numbers": range(1, 12)}, ["11 masks for 12 frames"]),
     ({"numbers": range(1, 14)}, ["013.bmp belongs to no frame"]),
-    ({"form": "Test001_gt/{0}_{0}.bmp"}, ["cannot be told apart"]),  # two numbers: which one is the frame's?
-    ({"form": "Test001_gt/a.bmp", "numbers": [1]}, ["cannot be told apart"])])
+    ({"form": "Test001_gt/{0}_{0}.bmp"}, ["cannot be matched"]),  # two numbers: which one is the frame's?
+    ({"form": "Test001_gt/a.bmp", "numbers": [1]}, ["cannot be matched"])])
 def test_masks_that_do_not_fit_are_not_shifted(change, words):
     video(RAW / "Test/Test001", "{:03d}.tif")
     masks(RAW / "Test", **{"form": "Test001_gt/{:03d}.bmp"} | change)
@@ -115,7 +115,7 @@ def test_two_masks_of_one_frame():
     video(RAW / "Test/Test001")
     masks(RAW / "Test/Test001_gt", "{:03d}.bmp")
     masks(RAW / "Test/Test001_gt", "{}.png", [7])
-    refused("ucsd", "Test001_gt", "cannot be told apart")
+    refused("ucsd", "Test001_gt", "cannot be matched")
 
 
 def avenue_labels(cells):
@@ -165,9 +165,9 @@ def test_gaps_are_said_also_in_names_with_words(form):
 
 @pytest.mark.parametrize("names, words", [
     (["f000.jpg", "f000.png", "f001.jpg"], ["f000.jpg and f000.png", "twice"]),
-    (["1.png", "01.png", "2.png"], ["twice"]), (["1.png", "a2.png", "3.png"], ["not numbered alike"]),
+    (["1.png", "01.png", "2.png"], ["are the same frame"]), (["1.png", "a2.png", "3.png"], ["not numbered the same way"]),
     (["0_8.png", "0_10.png", "1_9.png"], ["not certain"]), (["t1.5.png", "t1.25.png"], ["not certain"]),
-    (["B1.png", "b1.png"], ["not numbered alike"])])
+    (["B1.png", "b1.png"], ["not numbered the same way"])])
 def test_frames_whose_order_is_not_certain(names, words):
     for name in names:
         write(RAW / "videos/a" / name, picture(".png"))
@@ -320,9 +320,9 @@ def test_ucsd_ranges_with_comments_single_frames_and_a_byte_order_mark():
     ("avenue.mat", as_cells([[2, 6], [4, 7]], np.empty((2, 0))), None),
     ("avenue.mat", as_cells([[2, 3], [5, 9]], np.empty((2, 0))), ["two rows"]),  # 2 to 5 and 3 to 9, or 2 to 3 and 5 to 9?
     ("frame_labels.npy", np.zeros(19), ["19 labels", "20 frames"]),
-    ("frame_labels.npy", np.arange(20), ["no vector of 0 and 1"]),
-    ("frame_labels.npy", np.full(20, np.nan), ["no vector of 0 and 1"]),
-    ("avenue.mat", b"broken", ["avenue.mat", "no MATLAB file"])])
+    ("frame_labels.npy", np.arange(20), ["must be a vector of 0 and 1"]),
+    ("frame_labels.npy", np.full(20, np.nan), ["must be a vector of 0 and 1"]),
+    ("avenue.mat", b"broken", ["avenue.mat", "not a MATLAB file"])])
 def test_label_files_of_others_that_do_not_fit(name, content, words):
     two_videos()
     if isinstance(content, bytes):

@@ -163,7 +163,7 @@ def test_avenue(tmp_path, monkeypatch, as_avi):
     avenue_tree(tmp_path, as_avi=as_avi)
     for script, words in STAGES.items():
         done = run_script(script, "--dataset_name", "avenue", "--mode", "merge", *words)
-        assert "known to have 21 testing videos with 15324 frames in all; found 2 with 28" in done.stdout, script
+        assert "should have 21 testing videos with 15324 frames in total; found 2 with 28" in done.stdout, script
     found = outcome("avenue", "merge")
     assert found["frames"] == 42 and found["abnormal_frames"] == 14 and found["auroc"] is not None
     assert found["labels"].endswith("*.mat")

@@ -199,7 +199,7 @@ def test_names_of_videos_in_folders_of_folders(copy):
     Path("deep/notes.txt").write_text("not a video")
     Path("lines.csv").write_text("a_1,2,3\ndeep/b/1.avi,4,4\n")  # by the name here, or by the path
     done = run_script("tools.prepare_videos", "deep", "deep", "--labels", "lines.csv")
-    assert "is named b_1-2 here" in done.stdout
+    assert "is called b_1-2 here" in done.stdout
     assert {p.name for p in Path("raw_datasets/deep/videos").iterdir()} == {"a_1.mp4", "b_1.avi", "b_1-2.mp4"}
     assert Path("raw_datasets/deep/labels.csv").read_text().splitlines()[1:] == ["a_1,2,3", "b_1,4,4"]
 
@@ -226,7 +226,7 @@ def test_a_bad_file_among_many_and_cameras_of_several_sizes(copy):
     (["avenue", "in"], ["avenue"]),
     (["a b", "in"], ["a b", "letters"]),
     (["b", "nowhere"], ["nowhere", "no such file"]),
-    (["b", "configs"], ["configs", "no videos and no frames"]),
+    (["b", "configs"], ["configs", "no videos or frames"]),
     (["b", "labels.csv"], ["labels.csv", "cannot be read as a video"]),
     (["b", "in", "--fps", "0"], ["--fps 0"]),
     (["b", "in", "--labels", "bad.csv"], ["bad.csv", "line 1"]),
@@ -247,7 +247,7 @@ def test_a_link_to_a_video_that_is_gone(copy):
     link.unlink()
     link.symlink_to("/nowhere/film.mp4")
     done = run_script("calc_optical_flow.py", "--dataset_name", "own", rc=2)
-    assert f"{link}: links to /nowhere/film.mp4, which is not there" in done.stderr
+    assert f"{link}: links to /nowhere/film.mp4, which does not exist" in done.stderr
 
 
 def test_large_sets_are_split_over_files(copy):

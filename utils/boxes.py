@@ -1,4 +1,4 @@
-"""The foreground boxes of a mode as later stages use them: one row a box, with the image size and the block of each."""
+"""The foreground boxes of a mode as later stages use them: one row per box, with its image size and block."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ class Boxes:
 
     @classmethod
     def load(cls, folder):
-        """The boxes in data/D/MODE. Raises UserError if there are none, or they are not as a cube needs them."""
+        """The boxes in data/D/MODE. Raises UserError if there are none, or they are not valid for cubes."""
         made, path = record.require(Path(folder, "boxes.json"), "boxes"), Path(folder, "bboxes.npy")
         firsts = tuple(first for _, first, _ in made["videos"])
         return checked(cls(files.load_array(path), made["num_frames"], firsts, made["sizes"], made), path)
@@ -56,16 +56,16 @@ class Boxes:
         return slice(*np.searchsorted(self.rows[:, 0], (first, first + count)).tolist())
 
     def frames_covered(self, first, count):
-        """In how many of these frames a single box covers nearly the whole image."""
+        """Number of these frames in which a single box covers nearly the whole image."""
         own = self.of_frames(first, count)
         (x1, y1, x2, y2), (height, width) = self.corners[own].T, self.size[own].T
         return len(np.unique(self.rows[own, 0][(x2 - x1) * (y2 - y1) > 0.8 * height * width]))
 
 
 def checked(boxes, path):
-    """The boxes. Raises UserError if rows are not finite, sorted by frame, and each with some pixel in its image."""
+    """The boxes. Raises UserError unless all rows are finite, sorted by frame, and have some pixel in the image."""
     rows = boxes.rows
-    fix = "run extract_bbox.py again, or --boxes_from FILE for boxes from elsewhere"
+    fix = "run extract_bbox.py again, or use --boxes_from FILE for boxes from elsewhere"
     if rows.ndim != 2 or rows.shape[1] != 5 or rows.dtype.kind not in "fiu" or not len(rows):
         raise UserError(f"{path}: is {rows.shape} of {rows.dtype}, not (N, 5) numbers: {fix}")
     frame = rows[:, 0]

@@ -1,4 +1,4 @@
-"""Datasets as they lie under raw_datasets/: their videos, frames and windows of frames."""
+"""The datasets under raw_datasets/: their videos, frames and windows of frames."""
 
 import os
 import re
@@ -20,13 +20,13 @@ MASKS = re.compile(r"(.*[ _.-])?(gt|masks?|annotations?|labels?|ground_?truth)",
 
 
 class Layout(NamedTuple):
-    """Where videos lie: alternatives, the first that has any is taken; a video's name must match `pattern`."""
+    """Where the videos are: alternatives, of which the first that has any is used; video names must match `pattern`."""
 
     train: tuple  # of alternatives, each a tuple of folders in order
     test: tuple
     labels: str  # a reader in utils/labels.py
     pattern: str = r".*"
-    beside: str = r"(?!)"  # what else may lie there: names of labels
+    beside: str = r"(?!)"  # what else may be there: names of labels
 
 
 LAYOUTS = {
@@ -36,10 +36,10 @@ LAYOUTS = {
         (("training/videosFrame",), ("training/frames",), ("training/videos",)),
         (("Testing/frames_part1", "Testing/frames_part2"), ("testing/frames_part1", "testing/frames_part2"),
          ("testing/frames",), ("Testing/frames",)), "shanghaitech"),
-    "plain": Layout((("training",),), (("videos",),), "plain"),  # what tools.prepare_videos makes
+    "plain": Layout((("training",),), (("videos",),), "plain"),  # what tools.prepare_videos creates
 }
 
-# What differs between the datasets of the paper. min_area in pixels; totals: (videos, frames) as they are published.
+# What differs between the paper's datasets. min_area in pixels; totals: published (videos, frames).
 DATASETS = {
     "UCSDped1": dict(layout="ucsd", min_area=100, train_total=(34, 6800), test_total=(36, 7200)),
     "UCSDped2": dict(layout="ucsd", min_area=100, train_total=(16, 2550), test_total=(12, 2010)),
@@ -53,7 +53,7 @@ DATASETS = {
 class Video:
     name: str  # "Test001"; where a training and a testing video of the mode share it, "Train/01" and "Test/01"
     path: Path  # a folder of frames, or one video file
-    frames: tuple  # file names of the frames; of a video file, their numbers as words: "000000", ...
+    frames: tuple  # file names of the frames; for a video file, their numbers as text: "000000", ...
     testing: bool  # whether it belongs to the testing set
     flow_folder: Path = Path()  # of its flow files: its own path, below optical_flow/ instead of raw_datasets/
     first: int = 0  # number of its first frame in the mode
@@ -65,7 +65,7 @@ class Video:
 
     @property
     def bare(self):
-        """Its name without Train/ or Test/: its own file or folder's, by which labels are found."""
+        """Its name without Train/ or Test/, as its file or folder is called; labels are found by it."""
         return self.name.rpartition("/")[2]
 
     @property
@@ -81,20 +81,20 @@ class Video:
         return [self.path] if self.is_file else [self.path / name for name in self.frames]
 
     def flow_files(self):
-        """The flow files that are there, by name."""
+        """The existing flow files, by name."""
         return sorted(self.flow_folder.glob("*.npy"))
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The videos of one mode, in order. Frames are numbered through all of them, whatever part is chosen for a trial."""
+    """The videos of one mode, in order. Frames are numbered across all of them, whatever part a trial uses."""
 
     name: str
     videos: tuple  # of Video, the chosen ones
     num_frames: int  # F, of all videos of the mode
     labels: str
     notes: tuple  # lines that the user should read
-    testing: tuple = ()  # all testing videos of the mode, also those that are not chosen
+    testing: tuple = ()  # all testing videos of the mode, chosen or not
 
     @property
     def chosen(self):
@@ -108,7 +108,7 @@ class Dataset:
 
     @property
     def spans(self):
-        """Where each video lies in `chosen`: list of (start, stop)."""
+        """Each video's part of `chosen`: list of (start, stop)."""
         ends = np.cumsum([0, *(len(v.chosen) for v in self.videos)]).tolist()
         return list(zip(ends[:-1], ends[1:]))
 
@@ -116,8 +116,8 @@ class Dataset:
 def window(i, context, first, last, border_mode="hard"):
     """Numbers of the frames around frame i of a video whose frames are first..last: 2 * context + 1 of them.
 
-    hard (and any unknown word): numbers beyond the video's ends are held at the end; elastic: the window is shifted
-    inside the video (held where the video is shorter than a window); predict: only i - context .. i, held at the start.
+    hard (and any unknown word): numbers beyond the video's ends are clamped; elastic: the window is shifted inside
+    the video (clamped if the video is shorter than a window); predict: only i - context .. i, clamped at the start.
     """
     if border_mode == "predict":
         return [max(j, first) for j in range(i - context, i + 1)]
@@ -127,10 +127,10 @@ def window(i, context, first, last, border_mode="hard"):
 
 
 def find(name, mode, layout, videos=frozenset(), limit_frames=0, frame_step=1, flow_root="optical_flow"):
-    """The Dataset `name` for a mode, with the part of it that is chosen for a trial.
+    """The Dataset `name` for a mode, or the part of it that a trial uses.
 
     videos: positions (from 1) in the mode's list, empty for all; limit_frames: of each video, 0 for all;
-    frame_step: every K-th frame. Raises UserError where a folder or its frames are missing.
+    frame_step: every K-th frame. Raises UserError if a folder or its frames are missing.
     """
     root, layout = RAW / name, LAYOUTS[layout]
     if not root.is_dir():
@@ -155,28 +155,28 @@ def find(name, mode, layout, videos=frozenset(), limit_frames=0, frame_step=1, f
 
 
 def _compare(name, part, videos):
-    """A line if the videos and frames found are not those that the dataset is known to have."""
+    """A line if the numbers of videos and frames are not the published ones."""
     known = DATASETS.get(name, {}).get(f"{part}_total")
     counts = (len(videos), sum(map(len, videos)))
     if known in (None, counts):
         return []
-    return [f"note: {name} is known to have {known[0]} {part}ing videos with {known[1]} frames in all; "
+    return [f"note: {name} should have {known[0]} {part}ing videos with {known[1]} frames in total; "
             f"found {counts[0]} with {counts[1]}"]
 
 
 def _numbering(videos):
-    """Lines about the numbers of frames: an order that is not that of the names, and gaps."""
+    """Lines about frame numbers: an order other than by name, and gaps."""
     videos = [v for v in videos if not v.is_file]
     natural = [v.name for v in videos if list(v.frames) != sorted(v.frames)]
     more = f" and {len(natural) - 1} more" if natural[1:] else ""
-    notes = [f"note: {natural[0]}{more}: frames are taken in the order of their numbers, 9 before 10 (the official code takes "
-             "them by name)"] if natural else []
+    notes = [f"note: {natural[0]}{more}: frames are sorted by number, 9 before 10 (the official code sorts them "
+             "by name)"] if natural else []
     for video in (v for v in videos if names.gap(v.frames)):
         numbers = names.numbers_of(video.frames)
         first = next(name for name, a, b in zip(video.frames[1:], numbers, numbers[1:]) if b > a + 1)
         notes.append(f"note: {video.name}: {names.gap(video.frames)} of the numbers {Path(video.frames[0]).stem} to "
-                     f"{Path(video.frames[-1]).stem} are missing, the first before {Path(first).stem}; the frames around them "
-                     "are taken as neighbours")
+                     f"{Path(video.frames[-1]).stem} are missing, the first before {Path(first).stem}; the frames around a "
+                     "gap are treated as neighbours")
     return notes
 
 
@@ -185,8 +185,8 @@ def _videos(root, alternatives, layout, testing, notes):
         if all((root / folder).is_dir() for folder in folders):
             entries = [e for folder in folders for e in listing(root / folder)]
             if dead := [e for e in entries if e.is_symlink() and not e.exists()]:
-                raise UserError(f"{dead[0]}: links to {os.readlink(dead[0])}, which is not there: put it back, or remove the "
-                                "link")
+                raise UserError(f"{dead[0]}: links to {os.readlink(dead[0])}, which does not exist: restore it, or remove "
+                                "the link")
             videos = [v for e in entries if re.fullmatch(layout.pattern, e.stem, re.DOTALL) and not MASKS.fullmatch(e.stem)
                       and (v := _video(e, testing))]
             if videos:
@@ -194,22 +194,22 @@ def _videos(root, alternatives, layout, testing, notes):
                 notes += filter(None, (films.note(v.path) for v in videos if v.is_file))
                 rest = {e.name for e in entries if not re.fullmatch(layout.beside, e.name, re.I)}
                 rest -= {v.path.name for v in videos}
-                notes += [f"note: {root}: {len(rest)} taken for no video: {', '.join(sorted(rest)[:9])}"] if rest else []
+                notes += [f"note: {root}: {len(rest)} entries are not videos: {', '.join(sorted(rest)[:9])}"] if rest else []
                 return videos
     wanted = " or ".join(" with ".join(folders) for folders in alternatives)
     raise UserError(f"{root}: no videos in {wanted} (raw_datasets/README.md shows the layout)")
 
 
 def _require_names(videos):
-    """Raises UserError where two videos of a set have one name, or a name cannot be written in a line of UTF-8 text."""
+    """Raises UserError if two videos of a set share a name, or a name is not one line of UTF-8 text."""
     known = {}
     for video in videos:
         if bad := re.search("[^/]*[\0-\x1f\x7f\ud800-\udfff][^/]*", "/".join([str(video.path), *video.frames])):
-            raise UserError(f"{str(video.path)!a}: the name {bad[0]!a} holds a control character or is no UTF-8: rename it (or "
-                            "set the environment variable PYTHONUTF8=1, where it looks right in other programs)")
+            raise UserError(f"{str(video.path)!a}: the name {bad[0]!a} has a control character or is not UTF-8: rename it (or "
+                            "set the environment variable PYTHONUTF8=1, if it looks right in other programs)")
         other = known.setdefault(names.same(video.name), video)
         if other is not video:
-            raise UserError(f"{video.path} and {other.path}: two videos with one name: rename one of them")
+            raise UserError(f"{video.path} and {other.path}: two videos with the same name: rename one of them")
 
 
 def listing(folder):
@@ -222,7 +222,7 @@ def listing(folder):
 
 
 def images_in(folder):
-    """File names of the images in a folder, in the order of frames. Raises UserError where no order is certain."""
+    """File names of the images in a folder, in frame order. Raises UserError if the order is ambiguous."""
     return names.order_of([e.name for e in listing(folder) if e.suffix.lower() in IMAGES], folder)
 
 
@@ -239,9 +239,9 @@ def _video(path, testing):
 
 
 def times(video):
-    """(len(video) + 1,) seconds at which its frames begin and the last one ends, or None where that is not known.
+    """(len(video) + 1,) seconds at which its frames begin and the last one ends, or None if unknown.
 
-    Of a file they are its own time stamps; of a folder of frames the rate is that of raw_datasets/D/videos.csv.
+    For a file these are its own time stamps; for a folder of frames the rate is from raw_datasets/D/videos.csv.
     """
     if video.is_file:
         return films.read(video.path).times
@@ -249,27 +249,27 @@ def times(video):
 
 
 def rates(dataset):
-    """Frames per second of each video on average, or None where that is not known."""
+    """Average frames per second of each video, or None if unknown."""
     ends = [(len(video), times(video)) for video in dataset.videos]
     return [None if end is None or not end[-1] else count / end[-1] for count, end in ends]
 
 
 def _listed_rates(root):
-    """Name of a video, as `names.same` gives it -> frames per second, from videos.csv where there is one."""
+    """Name of a video, normalised by `names.same` -> frames per second, from videos.csv if it exists."""
     path, known = root / "videos.csv", {}
     lines = text.rows(path) if path.is_file() else []
     for number, cells in lines[1:]:
         row = dict(zip(lines[0][1], cells))
         rate = row.get("fps", "").replace(",", ".") or "0"
         if not {"video", "fps"} <= row.keys() or not re.fullmatch(r"\d{1,3}(\.\d{1,20})?", rate):
-            raise UserError(f"{path}: line {number}: must have columns video and fps, with numbers or nothing under fps")
+            raise UserError(f"{path}: line {number}: must have columns video and fps; fps must be a number or empty")
         if known.setdefault(names.same(row["video"]), float(rate)) != float(rate):
-            raise UserError(f"{path}: line {number}: video {row['video']} has two rates: leave one")
+            raise UserError(f"{path}: line {number}: video {row['video']} has two rates: remove one")
     return known
 
 
 def fingerprint(video):
-    """What the video is made of, by names and sizes: a list that changes when a frame is added, renamed or replaced."""
+    """The names and sizes of the video's files: a list that changes when a frame is added, renamed or replaced."""
     if video.is_file:
         return [video.path.name, video.path.stat().st_size]
     frames = set(video.frames)

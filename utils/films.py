@@ -1,7 +1,7 @@
-"""Video files, decoded by FFmpeg (PyAV): how many frames they hold, when each is shown, and the frames.
+"""Video files, decoded by FFmpeg (PyAV): how many frames they contain, when each is shown, and the frames.
 
-A frame is known by its time stamp: its number is the place of the stamp among those of the file's packets. So the count does
-not depend on the header, and a frame that is lost moves no other one.
+A frame is identified by its time stamp: its number is the position of the stamp among those of the file's packets. So the
+count does not depend on the header, and a lost frame does not shift the others.
 """
 
 import contextlib
@@ -18,14 +18,14 @@ MAX_PIXELS = 2 ** 26  # of a frame; twice the pixels of 8K video
 
 
 class Film(NamedTuple):
-    stamps: tuple | None  # of its frames, ascending; None where packets have none that can be trusted
-    times: np.ndarray | None  # (count + 1,) float64: second at which each frame begins, from 0; the last one's end
+    stamps: tuple | None  # of its frames, ascending; None if the packets have no reliable ones
+    times: np.ndarray | None  # (count + 1,) float64: second at which each frame begins, from 0; then the end of the last
     count: int
-    header: int  # frames that the header promises, 0 where it says nothing
+    header: int  # frames according to the header, 0 if it does not say
 
 
 def read(path):
-    """The Film in a file. Raises UserError where it cannot be read as a video."""
+    """The Film in a file. Raises UserError if it cannot be read as a video."""
     known = os.stat(path)
     return _read(os.path.realpath(path), known.st_size, known.st_mtime_ns)
 
@@ -37,14 +37,14 @@ def _read(path, size, changed):
         packets = [(p.pts, p.dts, p.is_keyframe, p.duration) for p in every if not p.is_discard]  # by an edit list
         unit, rate = stream.time_base, stream.average_rate or stream.guessed_rate
         header = max(0, stream.frames - (len(every) - len(packets)))
-        guessed = container.format.name == "avi" and stream.codec_context.has_b_frames  # AVI holds no times of display
-    start = next((k for k, packet in enumerate(packets) if packet[2]), 0)  # nothing before can be decoded
+        guessed = container.format.name == "avi" and stream.codec_context.has_b_frames  # AVI has no display times
+    start = next((k for k, packet in enumerate(packets) if packet[2]), 0)  # nothing before it can be decoded
     packets = packets[start:]
     if not packets:
-        raise UserError(f"{path}: there are no frames in this video")
+        raise UserError(f"{path}: this video has no frames")
     stamps = [pts for pts, *_ in packets if pts is not None and (packets[0][0] is None or pts >= packets[0][0])]
     order = [dts for _, dts, *_ in packets if dts is not None]
-    if len(set(stamps)) < len(stamps) or None in [pts for pts, *_ in packets] or order != sorted(order):  # or joined films
+    if len(set(stamps)) < len(stamps) or None in [pts for pts, *_ in packets] or order != sorted(order):  # or joined
         times = np.arange(len(packets) + 1) / float(rate) if rate else None
         return Film(None, times, len(packets), header)
     stamps = order if guessed else sorted(stamps)
@@ -54,10 +54,10 @@ def _read(path, size, changed):
 
 
 def note(path):
-    """A line where the header promises another number of frames than there are, or ""."""
+    """A line if the header gives a wrong number of frames, or ""."""
     film = read(path)
     return "" if film.header in (0, film.count) else (
-        f"note: {path}: its header says {film.header:,} frames, but it holds {film.count:,}")
+        f"note: {path}: its header says {film.header:,} frames, but it has {film.count:,}")
 
 
 def size(path):
@@ -66,14 +66,14 @@ def size(path):
 
 
 def decode(path, wanted=None, quiet=False):
-    """Yields (number, (H, W, 3) uint8 BGR) of a video's frames, in order; a frame that cannot be decoded is left out.
+    """Yields (number, (H, W, 3) uint8 BGR) of a video's frames, in order; frames that cannot be decoded are left out.
 
-    wanted: numbers of the frames to yield, None for all. Interlaced frames are deinterlaced by bwdif, one for one. Says so, and
-    which frames were damaged, unless `quiet`. Raises UserError if more frames come out than there are packets.
+    wanted: numbers of the frames to yield, None for all. Interlaced frames are deinterlaced by bwdif, one for one. Prints a
+    note about that and about damaged frames, unless `quiet`. Raises UserError if more frames come out than there are packets.
     """
     damaged = []
     with _opened(path) as (container, stream):
-        stream.thread_type = "SLICE"  # with threads over frames PyAV loses the last ones of a film that is cut short
+        stream.thread_type = "SLICE"  # with threads over frames PyAV loses the last ones of a truncated file
         for number, frame in _progressive(_numbered(container, stream, read(path), path), path, quiet):
             if frame.is_corrupt:
                 damaged.append(number + 1)
@@ -81,8 +81,8 @@ def decode(path, wanted=None, quiet=False):
                 image = frame.to_ndarray(format="bgr24", interpolation="BICUBIC")  # as OpenCV does
                 yield number, np.ascontiguousarray(np.rot90(image, frame.rotation // 90)) if frame.rotation else image
     if damaged and not quiet:
-        print(f"warning: {path}: {len(damaged):,} frames are damaged, the first is frame {damaged[0]:,}; they are used as far "
-              "as they could be decoded")
+        print(f"warning: {path}: {len(damaged):,} frames are damaged, the first is frame {damaged[0]:,}; what could be "
+              "decoded of them is used")
 
 
 def _numbered(container, stream, film, path):
@@ -103,11 +103,11 @@ def _numbered(container, stream, film, path):
                 yield number, frame
             number += 1
     if not film.stamps and number > film.count:
-        raise UserError(f"{path}: holds more frames than its packets: convert it with {conversion(path)}")
+        raise UserError(f"{path}: has more frames than packets: convert it with {conversion(path)}")
 
 
 def _progressive(numbered, path, quiet):
-    """The same pairs, interlaced frames made progressive."""
+    """The same pairs, with interlaced frames deinterlaced."""
     graph, size, waiting = None, None, deque()
     for number, frame in numbered:
         if graph is None and not frame.interlaced_frame:
@@ -116,10 +116,10 @@ def _progressive(numbered, path, quiet):
         if graph is None:
             graph, size = _deinterlacer(frame), (frame.width, frame.height)
             if not quiet:
-                print(f"note: {path}: is interlaced: its frames are deinterlaced (bwdif)")
+                print(f"note: {path}: interlaced; its frames are deinterlaced (bwdif)")
         if (frame.width, frame.height) != size:
-            raise UserError(f"{path}: frame {number + 1:,} is {frame.width}x{frame.height} (width x height), those before it "
-                            f"{size[0]}x{size[1]}: split the video there")
+            raise UserError(f"{path}: frame {number + 1:,} is {frame.width}x{frame.height} (width x height), earlier frames "
+                            f"are {size[0]}x{size[1]}: split the video there")
         waiting.append(number)
         graph.push(frame)
         yield from _pulled(graph, waiting)
@@ -138,7 +138,7 @@ def _deinterlacer(frame):
 
 
 def _pulled(graph, waiting):
-    with contextlib.suppress(BlockingIOError, EOFError):  # it wants the next frame first, or has no more
+    with contextlib.suppress(BlockingIOError, EOFError):  # it needs the next frame first, or has no more
         while True:
             frame = graph.pull()
             yield waiting.popleft(), frame
@@ -146,33 +146,33 @@ def _pulled(graph, waiting):
 
 @contextlib.contextmanager
 def _opened(path):
-    """A film's container and its stream of frames. It is read as a file, and nothing that it may name beside itself."""
-    import av  # here, for only films need it
+    """A video's container and its video stream. Only this file is read, not others that it may refer to."""
+    import av  # here because only video files need it
 
-    if not os.path.isfile(path):  # a named pipe would be waited for
-        raise UserError(f"{path}: cannot be read (it is no file)")
+    if not os.path.isfile(path):  # reading a named pipe would wait forever
+        raise UserError(f"{path}: cannot be read (not a file)")
     try:
         with (open(path, "rb") as file,
               av.open(file, options={"protocol_whitelist": ""}, metadata_errors="replace") as container):
             stream = container.streams.best("video")
-            if stream is None or stream.disposition & av.stream.Disposition.attached_pic:  # the cover of a sound recording
-                raise UserError(f"{path}: there are no frames in this video")
+            if stream is None or stream.disposition & av.stream.Disposition.attached_pic:  # the cover of an audio file
+                raise UserError(f"{path}: this video has no frames")
             require_size(stream.height, stream.width, path)
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # a later frame may be larger
             yield container, stream
     except av.FFmpegError as error:
-        raise UserError(f"{path}: cannot be read as a video ({error.strerror}): convert it with {conversion(path)}, or leave "
-                        "it out") from None
+        raise UserError(f"{path}: cannot be read as a video ({error.strerror}): convert it with {conversion(path)}, or "
+                        "remove it") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def require_size(height, width, path):
-    """Raises UserError for a frame that is too large to be decoded."""
+    """Raises UserError for a frame that is too large to decode."""
     if height * width > MAX_PIXELS:
         raise UserError(f"{path}: is {height}x{width} (height x width), more than {MAX_PIXELS:,} pixels: scale the video down")
 
 
 def conversion(path):
-    """The command that makes a film that any program reads."""
+    """The command that makes a video that any program can read."""
     return f'ffmpeg -i "{path}" -c:v libx264 -crf 16 NEW.mp4'

@@ -1,4 +1,4 @@
-"""Ground truth: which frames of the testing videos are abnormal. Videos, frames and labels meet by name or number."""
+"""Ground truth: which frames of the testing videos are abnormal. Labels are matched by name or number."""
 
 import re
 from pathlib import Path
@@ -20,24 +20,24 @@ def read_labels(dataset, sizes):
     """Frame labels of a dataset's chosen videos. Training videos are normal.
 
     sizes: (H, W) of each chosen video. Returns labels (F,) bool over all frames of the mode (False outside the chosen
-    videos) and where they come from; or None and why, where the dataset has none.
-    Raises UserError where a video's labels are missing, damaged, or do not fit its frames; the message names the video.
+    videos) and where they come from; or None and why, if the dataset has none.
+    Raises UserError if a video's labels are missing, damaged, or do not match its frames; the message says which video.
     """
     testing = [(video, size) for video, size in zip(dataset.videos, sizes) if video.testing]
     labels = np.zeros(dataset.num_frames, bool)
     if not testing:
         return labels, "training videos are normal"
-    for reader in (READERS[dataset.labels], plain, one_vector, matlab_ranges, shanghaitech):  # the layout's own come first
+    for reader in (READERS[dataset.labels], plain, one_vector, matlab_ranges, shanghaitech):  # the layout's own first
         found, source = reader(RAW / dataset.name, dataset, testing)
         if found is not None:
             break
     else:
-        return None, (f"no labels: {READERS[dataset.labels].__doc__.partition(' ')[0]} of the layout {dataset.labels} is not "
-                      f"there, nor labels.csv, frame_labels*.npy or a .mat file of ranges in {RAW / dataset.name}")
+        return None, (f"no labels: {READERS[dataset.labels].__doc__.partition(' ')[0]} of the layout {dataset.labels} was "
+                      f"found, nor labels.csv, frame_labels*.npy or a .mat file of ranges in {RAW / dataset.name}")
     for (video, _), flags in zip(testing, found):
         if len(flags) != len(video):
             raise UserError(f"{video.path}: video {video.name} has {len(video)} frames, but {len(flags)} labels "
-                            f"({source}): put the missing files back or remove what does not belong there")
+                            f"({source}): restore the missing files or remove what does not belong there")
         labels[video.first:video.first + len(video)] = flags
     return labels, source
 
@@ -58,7 +58,7 @@ def ucsd(root, dataset, testing):
         return _from_masks(dataset, testing), "pixel masks Test/*_gt"
     path = _one(root / "Test", r".*\.m")
     if not path and len(without) < len(testing):
-        raise UserError(f"{root / 'Test'}: video {without[0]} has no masks in {without[0]}_gt, others have: "
+        raise UserError(f"{root / 'Test'}: video {without[0]} has no masks in {without[0]}_gt, but other videos do: "
                         f"add them, or {root.name}.m with the abnormal frame ranges of all videos")
     return (_from_m(path, dataset, testing), f"frame ranges Test/{path.name}") if path else (None, None)
 
@@ -118,11 +118,11 @@ def matlab_ranges(root, dataset, testing):
 
 
 def _ranges_in(cell, path, name):
-    """The events of a video in two rows, first and last; where two overlap, each row may be one event, so that is refused."""
+    """The events of a video in two rows, first and last; two that overlap are ambiguous and are refused."""
     pairs = np.atleast_2d(np.transpose(cell))  # (E, 2)
     if pairs.size and (pairs.dtype.kind not in "uif" or pairs.shape[1] != 2 or (pairs % 1 != 0).any()
                        or len(pairs) == 2 and (np.diff(pairs.ravel()) < 0).any()):
-        raise UserError(f"{path}: the cell of video {name} is no two rows of whole numbers, first and last frames")
+        raise UserError(f"{path}: the cell of video {name} must have two rows of whole numbers: first frames, last frames")
     return [Range(str(path), name, *pair) for pair in pairs.astype(int).tolist() if pair]
 
 
@@ -135,7 +135,7 @@ def _from_m(path, dataset, testing):
     for video, _ in testing:
         number = _number(dataset, video)
         if not 1 <= number <= len(lines):
-            raise UserError(f"{path}: has frame ranges of {len(lines)} videos, none for video {video.name}")
+            raise UserError(f"{path}: has frame ranges for {len(lines)} videos, but none for video {video.name}")
         parts = [part for part in re.split(r"[,;\s]+", lines[number - 1]) if part]
         pairs = [re.fullmatch(r"(\d{1,9})(?::(\d{1,9}))?", part) for part in parts]
         if not all(pairs):
@@ -149,9 +149,9 @@ def _from_masks(dataset, testing):
 
 
 def _masks(dataset, video, size):
-    """Yields the masks of a video's frames, (H, W), nonzero where abnormal. Raises UserError where one is not as it must be."""
+    """Yields the masks of a video's frames, (H, W), nonzero where abnormal. Raises UserError if one is invalid."""
     if dataset.labels not in MASKS:
-        raise UserError(f"{RAW / dataset.name}: labels tell abnormal frames, not where in them: there are no pixel masks")
+        raise UserError(f"{RAW / dataset.name}: its labels mark frames, not places in them: there are no pixel masks")
     (masks, path), count = MASKS[dataset.labels](RAW / dataset.name, dataset, video), 0
     for count, mask in enumerate(masks, 1):
         if getattr(mask, "shape", None) != tuple(size) or mask.dtype.kind not in "buif" or not np.isfinite(mask.sum()):
@@ -190,7 +190,7 @@ def _avenue_masks(root, dataset, video):
     folder, number = root / "ground_truth_demo" / "testing_label_mask", _number(dataset, video)
     path = _one(folder, rf"0*{number}_label\.mat")
     if not path:
-        raise UserError(f"{folder}/{number}_label.mat: no such file, but other videos' labels are expected there")
+        raise UserError(f"{folder}/{number}_label.mat: no such file; the labels of every testing video must be there")
     return map(_plain_cell, _variable(path, "volLabel").ravel()), path
 
 
@@ -206,15 +206,15 @@ def _number(dataset, video):
     """The one number in a video's name. Raises UserError where it has none, or another testing video has it too."""
     numbers, own = [names.parts(other.bare)[1] for other in dataset.testing], names.parts(video.bare)[1]
     if len(own) != 1 or numbers.count(own) != 1:
-        raise UserError(f"{video.path}: labels are found by the number in a video's name: give it one, and one of its own")
+        raise UserError(f"{video.path}: labels are found by the number in the video's name: give it a unique number")
     return own[0]
 
 
 def _one(folder, pattern, fits=Path.is_file):
-    """The one entry of a folder whose name, in small letters, matches; None without any. Raises UserError where two do."""
+    """The one entry of a folder whose lower-case name matches, or None. Raises UserError if two match."""
     paths = [e for e in listing(folder) if re.fullmatch(pattern, names.same(e.name)) and fits(e)]
     if len(paths) > 1:
-        raise UserError(f"{paths[0]} and {paths[1]}: either may hold the labels: remove the other one")
+        raise UserError(f"{paths[0]} and {paths[1]}: either could be the labels: remove one of them")
     return paths[0] if paths else None
 
 
@@ -224,15 +224,15 @@ def _part(root, name):
 
 def _variable(path, name):
     """A variable of a MATLAB file."""
-    size(path)  # a named pipe would be waited for
+    size(path)  # reading a named pipe would wait forever
     try:
         return np.asarray(scipy.io.loadmat(path)[name])
     except Exception as error:  # scipy raises many types for damaged files
-        raise UserError(f"{path}: no MATLAB file with a variable {name} ({error})") from None
+        raise UserError(f"{path}: not a MATLAB file with a variable {name} ({error})") from None
 
 
 def _plain_cell(content):
-    """What a MATLAB cell holds: cells within cells and sparse matrices unpacked."""
+    """The content of a MATLAB cell: nested cells and sparse matrices are unpacked."""
     while isinstance(content, np.ndarray) and content.dtype == object and content.size == 1:
         content = content.item()
     return content.toarray() if scipy.sparse.issparse(content) else content
@@ -246,5 +246,5 @@ def _vector(path):
     except ValueError:
         found = np.array(np.nan)
     if found.size != max(found.shape, default=0) or not np.isin(found, (0, 1)).all():
-        raise UserError(f"{path}: is no vector of 0 and 1")
+        raise UserError(f"{path}: must be a vector of 0 and 1")
     return found.ravel()

@@ -1,4 +1,4 @@
-"""Videos as users have them: files and folders of frames, of any names, anywhere."""
+"""The user's videos: files and folders of frames, with any names, anywhere."""
 
 import re
 import unicodedata
@@ -15,17 +15,17 @@ from utils.errors import UserError
 class Source(NamedTuple):
     path: Path
     name: str  # of the video in the dataset
-    frames: tuple  # file names in natural order, or () of a video file
+    frames: tuple  # file names in natural order, or () for a video file
     count: int  # frames
     size: tuple  # (H, W)
     times: np.ndarray | None  # (count + 1,) seconds at which frames begin and the last one ends
 
 
 def find(paths, skip_bad=False):
-    """The videos in files and folders, as sources that still bear their own names, behind those of the folders they were
-    found in: b/c.mp4 in folder a is b_c. Raises UserError where there is none, or one that cannot be read.
+    """The videos in files and folders, as sources with their own names, prefixed with the folders they were
+    found in: b/c.mp4 in folder a is b_c. Raises UserError if there are none, or one cannot be read.
 
-    skip_bad: what cannot be read is left out, and listed.
+    skip_bad: those that cannot be read are left out, and listed.
     """
     found, bad = [], []
     for given in paths:
@@ -35,7 +35,7 @@ def find(paths, skip_bad=False):
             (p for p in given.rglob("*") if not any(part.startswith(".") for part in p.relative_to(given).parts)), key=natural)]
         masks = {p for p in entries[1:] if p.is_dir() and MASKS.fullmatch(p.name)}
         if masks:
-            print(f"note: {given}: taken for masks and left out: {', '.join(sorted(p.name for p in masks))}")
+            print(f"note: {given}: these look like masks and are left out: {', '.join(sorted(p.name for p in masks))}")
         entries = [p for p in entries if not masks & {p, *p.parents}]
         here, before = [], len(bad)
         for path in entries:
@@ -48,7 +48,7 @@ def find(paths, skip_bad=False):
             else:
                 here += [source._replace(name="_".join([*path.relative_to(given).parts[:-1], source.name]))] if source else []
         if not here and len(bad) == before:
-            raise UserError(f"{given}: no videos and no frames in it (videos: {', '.join(sorted(VIDEOS))}; "
+            raise UserError(f"{given}: no videos or frames in it (videos: {', '.join(sorted(VIDEOS))}; "
                             f"frames: {', '.join(sorted(IMAGES))})")
         found += here
     print("".join(f"skipped: {line}\n" for line in bad), end="")
@@ -63,7 +63,7 @@ def natural(path):
 
 
 def inspect(path, named):
-    """The Source at a path, or None where there is none; named: whether the user named this very file."""
+    """The Source at a path, or None if there is none; named: whether the user gave this file explicitly."""
     if path.is_dir():
         images = images_in(path)
         if not images:
@@ -72,7 +72,7 @@ def inspect(path, named):
         return Source(path, path.resolve().name, images, len(images), size, None)
     if path.suffix.lower() in IMAGES or path.suffix.lower() not in VIDEOS and not named:
         if named:
-            raise UserError(f"{path}: is one picture: give the folder of a video's frames, or a video file")
+            raise UserError(f"{path}: is a single image: give the folder of a video's frames, or a video file")
         return None
     film = films.read(path)
     print(films.note(path), end="\n" * bool(films.note(path)))
@@ -81,7 +81,7 @@ def inspect(path, named):
 
 
 def with_names(sources):
-    """Gives each source a name of its own that every stage can use as a file's name."""
+    """Gives each source a unique name that every stage can use as a file name."""
     taken, named = set(), []
     for source in sources:
         base = name = re.sub(r"[%/\\\x00-\x1f]", "_", unicodedata.normalize("NFC", source.name)).lstrip(".") or "video"
@@ -90,7 +90,7 @@ def with_names(sources):
             k += 1
             name = f"{base}-{k}"
         if name != source.name:
-            print(f"note: {source.path} is named {name} here")
+            print(f"note: {source.path} is called {name} here")
         taken.add(name)
         named.append(source._replace(name=name))
     return named

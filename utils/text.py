@@ -1,4 +1,4 @@
-"""Small text files as people save them: configs, labels, tables, from any editor or spreadsheet."""
+"""Small text files (configs, labels, tables) as any editor or spreadsheet saves them."""
 
 import codecs
 import csv
@@ -12,11 +12,11 @@ LIMIT, LINES = 2 ** 26, 2 ** 22  # bytes; lines of a table, which take far more 
 
 
 def read(path):
-    """The text of a file: UTF-8, with or without a byte order mark, UTF-16 with one, else Windows-1252, which is said.
+    """The text of a file: UTF-8, with or without a byte order mark, UTF-16 with one, else Windows-1252 with a note.
 
-    Raises UserError if the file is missing, too large, or no text.
+    Raises UserError if the file is missing, too large, or not text.
     """
-    if not Path(path).is_file():  # a named pipe would be waited for
+    if not Path(path).is_file():  # reading a named pipe would wait forever
         raise UserError(f"{path}: no such file")
     try:
         with open(path, "rb") as file:
@@ -35,8 +35,8 @@ def read(path):
 
 
 def rows(path):
-    """The lines of a table that are not empty: list of (line number, cells). The delimiter is the one of tab, semicolon, |
-    and comma that is most frequent in the first line; blanks where it has none. Raises UserError.
+    """The non-empty lines of a table: list of (line number, cells). The delimiter is whichever of tab, semicolon, | and comma
+    is most frequent in the first line, or spaces if it has none. Raises UserError.
     """
     content = read(path)
     if content.count("\n") > LINES:
@@ -55,5 +55,5 @@ def rows(path):
 
 
 def cell(value):
-    """A value for a CSV file: words that a spreadsheet would calculate (=cmd(), +1) get a ' in front; `rows` takes it off."""
+    """A value for a CSV file: text that a spreadsheet would evaluate (=cmd(), +1) gets a ' in front; `rows` removes it."""
     return f"'{value}" if isinstance(value, str) and re.match(r"[=+@]|-(?![\d.]+$)", value) else value

@@ -141,10 +141,7 @@ def words(flags):
 
 def call(command, log):
     """Runs a stage, its command and output added to a log; the exit code."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as file:
-        file.write(f"$ python {shlex.join(command)}\n".encode())
-        file.flush()
+    with files.log(log, f"$ python {shlex.join(command)}\n".encode()) as file:
         return run_stage([sys.executable, str(SUITE / command[0]), *command[1:]], stdout=file, stderr=file)
 
 

@@ -90,7 +90,7 @@ def coco_in(args):
         rows = np.array([[frame[one["image_id"]], *one["bbox"]] for one in content["annotations"]] or np.empty((0, 5)), float)
         if rows.shape[1:] != (5,) or not np.isfinite(rows).all() or (rows[:, 3:] < 0).any():
             raise ValueError("a bbox is not x, y, width, height")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{args.source}: is no COCO file of images and annotations ({type(error).__name__}: {error})") from None
     rows[:, 3:] += rows[:, 1:3]  # x, y, width, height -> x1, y1, x2, y2
     return rows[np.argsort(rows[:, 0], kind="stable")].astype(np.float32), num_frames, False

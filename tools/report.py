@@ -32,8 +32,8 @@ def main():
     add_arguments(parser)
     parser.add_argument("--megabytes", type=float, default=13, help="rough limit of one file's size (default: 13)")
     args = parser.parse_args()
-    if not args.megabytes > 0:
-        raise UserError(f"--megabytes {args.megabytes}: must be above 0")
+    if not 0 < args.megabytes <= 1e6:
+        raise UserError(f"--megabytes {args.megabytes}: must be above 0, and at most 1,000,000")
     results, clock = load(args), Clock()
     template = TEMPLATE.read_text(encoding="utf-8")
     made_from = record.digest([record.load(results.path / "test.json")["id"], results.made, args.megabytes, template])

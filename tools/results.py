@@ -40,6 +40,8 @@ def take(path, kept):
     """Adds the runs of an experiment to its record, in order of rows and seeds."""
     new = files.load_json(path)
     old = files.load_json(kept) if kept.is_file() else {"runs": []}
+    if not isinstance(new, dict) or not {"settings", "runs"} <= new.keys():
+        raise UserError(f"{path}: is no record of an experiment: run tools.run_experiments again")
     if new["settings"] != old.get("settings", new["settings"]):
         raise UserError(f"{kept}: holds runs of other settings than {path}: remove it, or name the experiment otherwise")
     rows = [run["row"] for run in new["runs"]]

@@ -50,6 +50,8 @@ def main():
     parser.add_argument("--seeds", metavar="0,1,2", help="instead of the file's")
     parser.add_argument("--epochs", metavar="N", help="instead of the file's or the datasets' (its runs lie in NAME_Nepochs)")
     args = parser.parse_args()
+    if not re.fullmatch(r"\d{0,9}", args.epochs or ""):
+        raise UserError(f"--epochs {args.epochs}: must be a number")
     experiment = read(args.file, args.seeds, args.epochs)
     out = args.file.with_suffix("")
     out = out.with_name(f"{out.name}_{args.epochs}epochs") if args.epochs else out

@@ -9,6 +9,7 @@ from utils import files, record, text
 from utils.errors import UserError
 
 FORMS = (".npy", ".txt", ".csv")
+MOST = 1 << 30  # bytes of an archive once it is unpacked
 
 
 class Frames(NamedTuple):
@@ -96,6 +97,8 @@ def listed(path):
         return {None: path}
     try:
         with np.load(path, allow_pickle=False) as archive:
+            if sum(info.file_size for info in archive.zip.infolist()) > MOST:  # a few bytes may stand for many
+                raise ValueError(f"its arrays come to more than {MOST >> 30} GiB")
             return {name: archive[name] for name in sorted(archive)}
     except Exception as error:  # damaged archives raise many different types
         raise UserError(f"{path}: not a whole .npz file of plain arrays ({error})") from None

@@ -205,7 +205,7 @@ def test_official_model_without_its_scores(tree, golden):
 
 
 @pytest.mark.parametrize("spoil, names", [
-    (lambda root: next(root.glob("Test/Test002_gt/*.bmp")).unlink(), ["Test002_gt", "7 masks for 8 frames", "no mask of"]),
+    (lambda root: next(root.glob("Test/Test002_gt/*.bmp")).unlink(), ["Test002_gt", "7 masks for 8 frames", "no mask for"]),
     (lambda root: shutil.rmtree(root / "Test/Test002_gt"), ["Test002", "no masks"]),
     (lambda root: (root / "Test/Test002_gt/003.bmp").write_bytes(b"BM"), ["Test002_gt/003.bmp", "decoded"]),
 ])
@@ -311,7 +311,7 @@ def test_links_in_circles_pipes_and_huge_images(tree, monkeypatch):
     refused("calc_optical_flow.py", *words, names=["Test003", "no frames"])
     os.unlink("raw_datasets/UCSDped2/Test/Test003")
     os.symlink("Test003", "raw_datasets/UCSDped2/Test/Test003")
-    refused("calc_optical_flow.py", *words, names=["Test003", "links to", "not there"])
+    refused("calc_optical_flow.py", *words, names=["Test003", "links to Test003, which does not exist"])
     os.unlink("raw_datasets/UCSDped2/Test/Test003")
     monkeypatch.setattr("utils.films.MAX_PIXELS", 5000)
     shutil.rmtree("optical_flow")

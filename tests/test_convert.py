@@ -135,9 +135,9 @@ def test_flow_to_official_files_and_back(tree):
 
 @pytest.mark.parametrize("what, words, names", [
     ("boxes", ["none.npy", "b.npy"], ["none.npy", "no such file"]),
-    ("boxes", ["rows.npy", "rows.npy"], ["rows.npy", "is there already"]),
+    ("boxes", ["rows.npy", "rows.npy"], ["rows.npy", "already exists"]),
     ("boxes", ["bad.json", "b.npy"], ["bad.json", "--dataset_name"]),
-    ("boxes", ["bad.json", "b.npy", "--dataset_name", "UCSDped2"], ["bad.json", "no COCO file"]),
+    ("boxes", ["bad.json", "b.npy", "--dataset_name", "UCSDped2"], ["bad.json", "not a COCO file"]),
     ("boxes", ["evil.npy", "b.npy"], ["evil.npy", "posix.system"]),
     ("model", ["rows.npy", "folder"], ["rows.npy"]),
     ("model", ["data/UCSDped2/test", "weights.npy"], ["weights.npy", "D_model.npy"]),

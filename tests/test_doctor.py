@@ -100,14 +100,14 @@ def test_half_done_work_counts(copy):
     os.remove("data/UCSDped2/test/boxes.json"), os.remove("data/UCSDped2/test/bboxes.npy")
     record.write(part / "00000000.json", {**made, "rows": [[0, 1, 1, 20, 20]]})
     found, output = states(*WORDS)
-    assert found["boxes"] == "to do" and "14 frames" in output and found["cubes"] == "outdated: other boxes"
+    assert found["boxes"] == "to do" and "14 frames" in output and found["cubes"] == "outdated: boxes changed"
 
 
 def test_changed_frames_make_all_outdated(copy):
     shutil.copy("raw_datasets/UCSDped2/Test/Test001/001.tif", "raw_datasets/UCSDped2/Test/Test001/015.tif")
     found, _ = states(*WORDS, rc=2)
-    assert "14 masks for 15 frames: no mask of frame 015.tif" in found["test"]
-    assert "Test001 have changed" in found["flow"] and "other flow" in found["boxes"]
+    assert "14 masks for 15 frames: no mask for frame 015.tif" in found["test"]
+    assert "Test001 have changed" in found["flow"] and "flow changed" in found["boxes"]
     assert all(row.startswith("outdated") for row in list(found.values())[:4])
 
 

@@ -258,7 +258,7 @@ FORMS = {  # of corners (n, 4) in pixels of frames of 60x90
     "shares of the frame": (lambda b: b / SIDES, "shares of the frame"),
     "per mille of the frame": (lambda b: b / SIDES * 1000, "a larger frame"),
     "y x y x": (lambda b: b[:, [1, 0, 3, 2]], "y x y x"),
-    "score first": (lambda b: np.hstack([np.full((len(b), 1), 0.9), b]), "as a score"),
+    "score first": (lambda b: np.hstack([np.full((len(b), 1), 0.9), b]), "like a score"),
     "twice the size": (lambda b: b * 2, "a larger frame"),
 }
 
@@ -289,7 +289,7 @@ def test_boxes_of_frames_half_as_large_are_said(place, corners):
     assert "upper left quarter" in done.stdout
     Path("theirs.pkl").write_bytes(b"")
     done = run_script("extract_bbox.py", "--dataset_name", "UCSDped2", "--boxes_from", "theirs.pkl", rc=2)
-    assert "theirs.pkl: wanted is a .npy file" in done.stderr
+    assert "theirs.pkl: must be a .npy file" in done.stderr
 
 
 def test_where_everything_moves_a_box_leaves_the_rest_as_one_motion_box():

@@ -93,7 +93,7 @@ def test_own_videos_from_files_to_report(copy):
     flow = json.loads(Path(f"optical_flow/own/videos/{ODD[2]}/flow.json").read_text())
     assert flow["seconds"] >= 0 and flow["command"].startswith("calc_optical_flow.py")
     page = Path("results/own/test/report.html").read_text()
-    assert "Of the weight that was taken away in the last epoch" in page and page.count("<br>weight ") == 3
+    assert "Of the weight removed in the last epoch" in page and page.count("<br>weight ") == 3
     data = data_of(Path("results/own/test/report.html"))
     assert {video["name"] for video in data["videos"]} == set(prepared)
     assert {tuple(video["size"]) for video in data["videos"]} == {(60, 90), (80, 120)}
@@ -159,7 +159,7 @@ def test_the_pipeline_makes_cubes_like_those_of_the_model(copy):
     run_script("extract_bbox.py", "--dataset_name", "own", "--motion_thr", "0.5", "--data_root_dir", "other")
     run_script("extract_stc.py", "--dataset_name", "own", "--data_root_dir", "other")
     done = run_script("test.py", "--dataset_name", "own", "--data_root_dir", "other", "--model", "data/own/test")
-    assert "found in another way (motion_thr 1.0, now 0.5)" in done.stdout
+    assert "found differently (motion_thr 1.0, now 0.5)" in done.stdout
 
 
 def test_report_and_overlay_of_a_part_of_merged_videos(tmp_path, monkeypatch):
@@ -222,7 +222,7 @@ def test_a_bad_file_among_many_and_cameras_of_several_sizes(copy):
 
 
 @pytest.mark.parametrize("words, names", [
-    (["own", "in"], ["raw_datasets/own", "is there already"]),
+    (["own", "in"], ["raw_datasets/own", "already exists"]),
     (["avenue", "in"], ["avenue"]),
     (["a b", "in"], ["a b", "letters"]),
     (["b", "nowhere"], ["nowhere", "no such file"]),

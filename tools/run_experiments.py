@@ -142,10 +142,8 @@ def words(flags):
 
 def call(command, log):
     """Runs a stage and appends its command and output to a log; returns the exit code."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as file:
-        file.write(f"$ python {shlex.join(command)}\n".encode())
-        file.flush()
+    with files.log(log, f"$ python {shlex.join(command)}
+".encode()) as file:
         return run_stage([sys.executable, str(SUITE / command[0]), *command[1:]], stdout=file, stderr=file)
 
 

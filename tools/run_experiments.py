@@ -58,7 +58,8 @@ def main():
             figures = {"state": found} if isinstance(found, str) else measured(found, firsts.get(seed))
             firsts.setdefault(seed, {} if isinstance(found, str) else found)
             runs.append({"row": row, "seed": seed, **figures})
-        write_table(out, experiment, runs, next(filter(None, firsts.values()), {}).get("versions", {}))
+            text = write_table(out, experiment, runs, next(filter(None, firsts.values()), {}).get("versions", {}))
+        print(f"{text}\nwrote {out / 'table.md'}, table.csv, record.json")
     if any(run.get("state") == "failed" for run in runs):
         raise UserError(f"some runs failed: see their run.log in {out / 'runs'}; run the same command to retry them")
 
@@ -142,8 +143,7 @@ def words(flags):
 
 def call(command, log):
     """Runs a stage and appends its command and output to a log; returns the exit code."""
-    with files.log(log, f"$ python {shlex.join(command)}
-".encode()) as file:
+    with files.log(log, f"$ python {shlex.join(command)}\n".encode()) as file:
         return run_stage([sys.executable, str(SUITE / command[0]), *command[1:]], stdout=file, stderr=file)
 
 
@@ -173,7 +173,7 @@ def take_over(out, cfg, data):
 
 
 def write_table(out, experiment, runs, versions):
-    """Prints the table, and writes it as Markdown and CSV, and the runs as a record."""
+    """Writes the table of the runs so far as Markdown and CSV, and the runs as a record; returns the Markdown, untitled."""
     rows = table(runs, experiment["cited"])
     files.save_csv(out / "table.csv", rows)
     text = [f"# {experiment['title']}", "", TEXT, "", *markdown(list(rows[0]), [list(row.values()) for row in rows]), ""]
@@ -182,8 +182,7 @@ def write_table(out, experiment, runs, versions):
     files.save_json(out / "record.json", {
         "title": experiment["title"], "settings": experiment["shared"], "cited": experiment["cited"], "versions": versions,
         "runs": runs})
-    print("\n".join(text[2:]))
-    print(f"wrote {out / 'table.md'}, table.csv, record.json")
+    return "\n".join(text[2:])
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from utils.evaluation.experiments import markdown, table
 from utils.run import run
 
 PAGES = ("README.md", "docs/RESULTS.md")
-PLACE = re.compile(r"(<!-- results/(\w+\.json) (\w+) -->\n\n?)(?:\|.*\n)*")
+PLACE = re.compile(r"<!-- results/(\w+\.json) (\w+) -->\n(?:\n(?:\|.*\n)+)?")
 RECORDS = SUITE / "docs" / "results"
 
 
@@ -54,7 +54,8 @@ def tables():
     read = functools.cache(lambda name: files.load_json(RECORDS / name))
 
     def written(match):
-        place, name, which = match.groups()
+        name, which = match.groups()
+        place = f"{match[0].splitlines()[0]}\n\n"
         record = read(name)
         if which != "runs":
             return place + "\n".join([*markdown(*record["tables"][which].values()), ""])

@@ -267,6 +267,38 @@ def test_a_disk_that_is_full_at_any_byte(tmp_path, name):
     assert path.read_bytes() == whole
 
 
+def drawers():
+    """Writers that take a while: fewer tries."""
+    from matplotlib.figure import Figure
+
+    from tools import overlay
+    from utils.evaluation import plots
+    from utils.frames import save_image
+
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+
+    def film_of_two(path):
+        with overlay.writing(path, 25, 96, 64) as write:
+            write(image), write(image[::-1])
+
+    return {"a.webm": film_of_two, "a.png": lambda path: plots.save(Figure(), path),
+            "a.jpg": lambda path: save_image(path, image), "a.npz": lambda path: files.save_npz(path, {"a": image}),
+            "run.log": lambda path: files.log(path, b"$ python\n").close()}
+
+
+@pytest.mark.parametrize("name", list(drawers()))
+def test_pictures_films_and_logs_on_a_full_disk(name, tmp_path, capfd):
+    write, path = drawers()[name], tmp_path / name
+    write(path)
+    size = path.stat().st_size
+    path.unlink()
+    for limit in sorted({0, 1, size // 3, size * 2 // 3, size - 130, size - 1} & {*range(size)}):
+        with Limit(limit), pytest.raises(UserError, match=f"{name}: cannot be written .File too large"):
+            write(path)
+        assert name == "run.log" or not list(tmp_path.iterdir()), limit
+    assert not capfd.readouterr().err  # PyAV prints a traceback of a second error
+
+
 @pytest.mark.parametrize("array", [
     np.arange(6.0).reshape(2, 3).T, np.empty((0, 5), np.float32), np.float16(3), np.array([True]), np.array(["a", "bc"]),
     np.arange(6, dtype=">i4")[::2]], ids=lambda array: str(array.dtype))
@@ -317,7 +349,7 @@ def test_a_planted_link_is_not_followed(copy):
     (DATA / "boxes.json.part").symlink_to(outside), (DATA / "boxes.part").symlink_to(folder)
     run_script("extract_bbox.py", *NAME, "--detector", "none", "--min_area", "150")
     assert outside.read_bytes() == b"theirs" and not list(folder.iterdir()) and not list(DATA.glob("*.part"))
-    for write in writers().values():
+    for write in [*writers().values(), lambda path: files.log(path, b"one\n").close()]:
         (copy / "a.part").symlink_to(outside), (copy / "a").symlink_to(outside)
         write(copy / "a")
         assert outside.read_bytes() == b"theirs" and not (copy / "a").is_symlink()

@@ -13,7 +13,6 @@ cyclists (fast), carts (large) and runners against the flow, whose size and spee
 
 import argparse
 import contextlib
-import json
 from pathlib import Path
 
 import cv2
@@ -272,7 +271,7 @@ def main():
         with locked(args.out), progress(args.videos + train_videos, "video", "demo") as bar:
             files.new_folder(part)
             make_dataset(part, args.videos, train_videos, args.frames, args.seed, tick=bar.update)
-            (part / "demo.json").write_text(json.dumps(recipe) + "\n")
+            files.save_json(part / "demo.json", recipe)
             part.rename(folder)
         print(f"wrote {folder}: {args.videos} testing and {train_videos} training videos of {args.frames} frames")
     print("next: python run_pipeline.py --dataset_name demo --mode test")

@@ -133,11 +133,32 @@ def film(res, v, stretches, width, peaks, tick):
 @contextlib.contextmanager
 def writing(path, rate, width, height):
     """Yields a function that adds an image (height, width, 3) to a video file, which appears once complete."""
-    with files.whole(path) as file, av.open(file, "w", format="webm") as container:
+    with files.whole(path) as file, av.open(_Disk(file), "w", format="webm") as container:
         stream = container.add_stream("libvpx-vp9", rate=Fraction(rate).limit_denominator(1000), options=QUICK)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         yield lambda image: container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
         container.mux(stream.encode())
+
+
+class _Disk:
+    """A file that fails only once: at a second error PyAV would print a traceback."""
+
+    def __init__(self, file):
+        self.file, self.tell, self.failed = file, file.tell, False
+
+    def write(self, data):
+        return self._try(self.file.write, data)
+
+    def seek(self, *where):
+        return self._try(self.file.seek, *where)
+
+    def _try(self, call, *args):
+        if self.failed:
+            return 0
+        self.failed = True
+        done = call(*args)
+        self.failed = False
+        return done
 
 
 def draw_boxes(image, boxes, scores, limit):

@@ -32,7 +32,7 @@ from utils.datasets import RAW
 from utils.errors import UserError
 from utils.evaluation.experiments import markdown, measured, table
 from utils.locks import locked
-from utils.run import run, run_stage, versions
+from utils.run import run, run_stage
 from utils.settings import SETTINGS
 
 SHARED = ("bboxes.npy", "boxes.json", "stc_raw.npy", "stc_of.npy", "cubes.json")
@@ -58,7 +58,7 @@ def main():
             figures = {"state": found} if isinstance(found, str) else measured(found, firsts.get(seed))
             firsts.setdefault(seed, {} if isinstance(found, str) else found)
             runs.append({"row": row, "seed": seed, **figures})
-        write_table(out, experiment, runs)
+        write_table(out, experiment, runs, next(filter(None, firsts.values()), {}).get("versions", {}))
     if any(run.get("state") == "failed" for run in runs):
         raise UserError(f"some runs failed: see their run.log in {out / 'runs'}; run the same command to retry them")
 
@@ -126,6 +126,7 @@ def run_one(out, row, seed, experiment, ready):
                 return "failed"
         files.save_json(folder / "run.json", {"id": record.digest(wanted), **wanted})
     return {"metrics": files.load_json(results / "metrics.json"), "data": data, "results": results,
+            "versions": record.load(results / "test.json")["versions"],
             "seconds": sum(files.load_json(path)["seconds"] for path in (data / "train.json", results / "test.json"))}
 
 
@@ -141,10 +142,8 @@ def words(flags):
 
 def call(command, log):
     """Runs a stage and appends its command and output to a log; returns the exit code."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as file:
-        file.write(f"$ python {shlex.join(command)}\n".encode())
-        file.flush()
+    with files.log(log, f"$ python {shlex.join(command)}
+".encode()) as file:
         return run_stage([sys.executable, str(SUITE / command[0]), *command[1:]], stdout=file, stderr=file)
 
 
@@ -173,7 +172,7 @@ def take_over(out, cfg, data):
             return link(other.parent, data, content["models"])
 
 
-def write_table(out, experiment, runs):
+def write_table(out, experiment, runs, versions):
     """Prints the table, and writes it as Markdown and CSV, and the runs as a record."""
     rows = table(runs, experiment["cited"])
     files.save_csv(out / "table.csv", rows)
@@ -181,7 +180,7 @@ def write_table(out, experiment, runs):
     with files.whole(out / "table.md") as file:
         file.write("\n".join(text).encode())
     files.save_json(out / "record.json", {
-        "title": experiment["title"], "settings": experiment["shared"], "cited": experiment["cited"], "versions": versions(),
+        "title": experiment["title"], "settings": experiment["shared"], "cited": experiment["cited"], "versions": versions,
         "runs": runs})
     print("\n".join(text[2:]))
     print(f"wrote {out / 'table.md'}, table.csv, record.json")

@@ -196,6 +196,18 @@ def whole(path, sync=False):
         raise
 
 
+def log(path, line):
+    """Opens a log that was given one more line (bytes); a link in its place is removed, not followed. Raises UserError."""
+    path = Path(path)
+    with _writing(path):
+        if path.is_symlink() or not path.is_file():
+            path.unlink(missing_ok=True)
+        file = open(path, "ab")
+        file.write(line)
+        file.flush()
+        return file
+
+
 def new_folder(path):
     """Creates an empty folder; removes what a stopped run left there, without following a link. Raises UserError."""
     path = Path(path)

@@ -215,7 +215,7 @@ def progress(total, unit, what):
 
 @functools.cache
 def versions():
-    """Versions of this code, Python and packages, and the processor, for the record.
+    """Versions of this code, Python and packages, the processor, and the GPU if there is one, for the record.
 
     code: a hash of the suite's own sources; git: what `git describe` says, if available ("-dirty": with changes).
     """
@@ -227,6 +227,9 @@ def versions():
     with contextlib.suppress(OSError, StopIteration):
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             found["processor"] = next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         git = ["git", "-C", str(SUITE), "describe", "--always", "--dirty"]
         found["git"] = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -142,8 +142,7 @@ def words(flags):
 
 def call(command, log):
     """Runs a stage and appends its command and output to a log; returns the exit code."""
-    with files.log(log, f"$ python {shlex.join(command)}
-".encode()) as file:
+    with files.log(log, f"$ python {shlex.join(command)}\n".encode()) as file:
         return run_stage([sys.executable, str(SUITE / command[0]), *command[1:]], stdout=file, stderr=file)
 
 

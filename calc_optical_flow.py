@@ -40,7 +40,7 @@ def main():
 
     flows = [flow_of(video) for video in dataset.videos]
     total, left = sum(len(flow.needed) for flow in flows), sum(len(flow.todo) for flow in flows)
-    print(f"flow of {total:,} frames by {cfg.flow_method}")
+    print(f"calculating flow of {total:,} frames with {cfg.flow_method}")
     files.require_room(cfg.flow_root_dir, sum(map(stages.flow_room, flows)), f"the flow of {left:,} frames", "--flow_root_dir")
     ranks.start()
     method = functools.cache(lambda: METHODS[cfg.flow_method](weights(), cfg.device))

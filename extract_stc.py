@@ -43,10 +43,10 @@ def main():
 
 def extract(cfg, dataset, boxes, stage):
     """Fills the cube files, each rank its share of the videos; returns the frames replaced by the previous one."""
-    print(f"reads {stage.folder / 'bboxes.npy'}: {len(boxes):,} boxes")
+    print(f"reading {stage.folder / 'bboxes.npy'}: {len(boxes):,} boxes")
     for name, (channels, dtype) in stages.cube_files(cfg).items() if ranks.RANK == 0 else ():
         shape = (len(boxes), channels, cfg.patch_size, cfg.patch_size)
-        print(f"writes {stage.folder / name}: {' x '.join(map(str, shape))} {dtype}, "
+        print(f"writing {stage.folder / name}: {' x '.join(map(str, shape))} {dtype}, "
               f"{math.prod(shape) * dtype.itemsize / 1e6:,.0f} MB")
         files.create_array(stage.file(name), dtype, shape)
     ranks.wait()

@@ -84,7 +84,7 @@ def score_boxes(cfg, cubes, boxes, models, cubes_id):
 def score_frames(stage, dataset, boxes, box_scores):
     """Saves the box scores (N,) and the chosen frames' scores before smoothing (F,); returns the latter."""
     if box_scores.shape != (len(boxes),) or not (np.abs(box_scores) <= np.finfo(np.float32).max).all():
-        raise UserError(f"{stage.folder}: box_scores.npy is {box_scores.shape}, not one finite score (float32) for each of "
+        raise UserError(f"{stage.folder}: box_scores.npy has shape {box_scores.shape}, not a finite float32 score for each of "
                         f"{len(boxes):,} boxes: remove or replace it")
     frame_scores = metrics.frame_scores(box_scores, boxes.rows, dataset.num_frames, boxes.size)[dataset.chosen]
     if not stage.given:

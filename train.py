@@ -58,7 +58,7 @@ def train(cfg, stage, cubes, boxes):
     block = boxes.block((cfg.h_block, cfg.w_block))  # (N,)
     for note in boxes.record["notes"]:  # before spending hours: were all videos there?
         print(note)
-    print(f"reads {stage.folder}: {len(cubes):,} cubes in {len(np.unique(block))} of {cfg.h_block}x{cfg.w_block} blocks, "
+    print(f"reading {stage.folder}: {len(cubes):,} cubes in {len(np.unique(block))} of {cfg.h_block}x{cfg.w_block} blocks, "
           f"{cfg.precision} on {cubes.device}")
     warn_of_busy_cores(cubes.device)
     cubes.to_device()

@@ -242,7 +242,7 @@ def test_memory_that_is_short_is_one_line(error, capsys):
 
 
 @pytest.mark.parametrize("more, line", [
-    ({"RANK": "1"}, "reads raw_datasets"),
+    ({"RANK": "1"}, "reading raw_datasets"),
     ({"RANK": "1", "WORLD_SIZE": "2"}, "start several processes with torchrun; for a single one unset")])
 def test_variables_of_a_launcher_without_a_launcher(tree, more, line):
     done = subprocess.run([sys.executable, SUITE / "extract_bbox.py", *NAME, "--detector", "none", "--min_area", "100"],

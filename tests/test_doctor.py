@@ -43,7 +43,7 @@ def test_nothing_is_written_but_rates_which_are_measured_once(suite, tmp_path):
     assert found == dict.fromkeys(ORDER, "to do")
     assert "should have 12 testing videos with 2010 frames" in output and "see the notes" in output
     assert sorted(set(tmp_path.rglob("*")) - set(before)) == [tmp_path / "data", tmp_path / "data" / "rates.json"]
-    assert "28 frames by dis" in output and "about 280 cubes" in output and "GB are free" in output and "measures" in output
+    assert "28 frames with dis" in output and "about 280 cubes" in output and "GB are free" in output and "measuring" in output
     assert "measures" not in states(*WORDS)[1]
 
 
@@ -92,7 +92,7 @@ def test_half_done_work_counts(copy):
     torch.save(state, "data/UCSDped2/test/model_0_0.pt")
     os.remove("data/UCSDped2/test/train.json")
     found, output = states(*WORDS)
-    assert found["flow"] == "to do" and found["boxes"] == "done" and "5 frames by dis" in output
+    assert found["flow"] == "to do" and found["boxes"] == "done" and "5 frames with dis" in output
     assert found["train"] == "to do" and "1 epochs of" in output
     run_script("extract_bbox.py", *WORDS)
     part = Path("data/UCSDped2/test/boxes.part")

@@ -265,7 +265,7 @@ def test_masks_beside_videos_are_no_videos():
     masks("in/Test001/masks", "{:03d}.png")
     done = run_script("tools.prepare_videos", "own", "in")
     assert [p.name for p in Path("raw_datasets/own/videos").iterdir()] == ["Test001"]
-    assert "Test001_gt" in done.stdout and "scene_annotations" in done.stdout and "left out" in done.stdout
+    assert "Test001_gt" in done.stdout and "scene_annotations" in done.stdout and "look like masks" in done.stdout
     video(RAW / "videos/a")
     masks(RAW / "videos/a_mask", "{:03d}.png")
     assert [v.name for v in dataset().videos] == ["a"]

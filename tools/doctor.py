@@ -135,8 +135,8 @@ def look_at_flow(plan):
     what = f"flow by {cfg.flow_method}{weights() and weights().name or ''} of {plan.size[0]}x{plan.size[1]}"
     rate = plan.measured(what, lambda: rates.flow(
         METHODS[cfg.flow_method](weights(), cfg.device), plan.first, plan.size, cfg.flow_dtype))
-    why = "; ".join(changed + [f"by {weights()}"] * bool(weights()))
-    return Row("outdated" if changed else "to do", why, f"{left:,} frames by {cfg.flow_method}", left / rate,
+    why = "; ".join(changed + [f"with {weights()}"] * bool(weights()))
+    return Row("outdated" if changed else "to do", why, f"{left:,} frames with {cfg.flow_method}", left / rate,
                sum(map(stages.flow_room, flows)), bool(changed) or any(flow.old is None for flow in flows))
 
 
@@ -160,7 +160,7 @@ def look_at_boxes(plan):
     weights = cfg.detector != "none" and detector.weights_file(cfg.detector, cfg.detector_weights, cfg.detector_scale)
     if weights:
         files.size(weights)  # the record may vouch for it, but now it is needed
-        row = row._replace(why="; ".join([why] * bool(why) + [f"by {weights}"]))
+        row = row._replace(why="; ".join([why] * bool(why) + [f"with {weights}"]))
     what = (f"boxes by {cfg.detector}{source().get('weights', '')}, scale {cfg.detector_scale}, {cfg.detector_tiles} tiles, of "
             f"{plan.size[0]}x{plan.size[1]}")
     return row._replace(seconds=left / plan.measured(what, lambda: rates.boxes(cfg, plan.first, plan.device)))

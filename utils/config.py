@@ -73,7 +73,7 @@ def dataset_of(cfg):
     """The Dataset that the settings select; prints what was found. Raises UserError if it is missing."""
     dataset = datasets.find(cfg.dataset_name, cfg.mode, cfg.layout,
                             parse_videos(cfg.videos), cfg.limit_frames, cfg.frame_step, cfg.flow_root_dir)
-    print(f"reads {datasets.RAW / cfg.dataset_name}: {len(dataset.videos)} videos, {len(dataset.chosen):,} frames to score, "
+    print(f"reading {datasets.RAW / cfg.dataset_name}: {len(dataset.videos)} videos, {len(dataset.chosen):,} frames to score, "
           f"mode {cfg.mode}")
     for note in dataset.notes:
         print(note)

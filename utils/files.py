@@ -197,7 +197,7 @@ def whole(path, sync=False):
 
 
 def log(path, line):
-    """Opens a log that was given one more line (bytes); a link in its place is removed, not followed. Raises UserError."""
+    """Appends a line (bytes) to a log and returns it, open; a link in its place is removed, not followed. Raises UserError."""
     path = Path(path)
     with _writing(path):
         if path.is_symlink() or not path.is_file():

@@ -25,7 +25,7 @@ def find(paths, skip_bad=False):
     """The videos in files and folders, as sources with their own names, prefixed with the folders they were
     found in: b/c.mp4 in folder a is b_c. Raises UserError if there are none, or one cannot be read.
 
-    skip_bad: those that cannot be read are left out, and listed.
+    skip_bad: skip and list those that cannot be read.
     """
     found, bad = [], []
     for given in paths:
@@ -35,7 +35,7 @@ def find(paths, skip_bad=False):
             (p for p in given.rglob("*") if not any(part.startswith(".") for part in p.relative_to(given).parts)), key=natural)]
         masks = {p for p in entries[1:] if p.is_dir() and MASKS.fullmatch(p.name)}
         if masks:
-            print(f"note: {given}: these look like masks and are left out: {', '.join(sorted(p.name for p in masks))}")
+            print(f"note: {given}: ignored, because they look like masks: {', '.join(sorted(p.name for p in masks))}")
         entries = [p for p in entries if not masks & {p, *p.parents}]
         here, before = [], len(bad)
         for path in entries:
@@ -43,7 +43,7 @@ def find(paths, skip_bad=False):
                 source = inspect(path, given.is_file())
             except UserError as error:
                 if not skip_bad:
-                    raise UserError(f"{error} (--skip_bad leaves it out)") from None
+                    raise UserError(f"{error} (or skip it with --skip_bad)") from None
                 bad.append(str(error))
             else:
                 here += [source._replace(name="_".join([*path.relative_to(given).parts[:-1], source.name]))] if source else []

@@ -151,6 +151,7 @@ def labels(path, lines, sources, plans, fps):
 def has_links(folder):
     """Whether a folder can have symbolic links; prints a note if not."""
     try:
+        (folder / ".link").unlink(missing_ok=True)  # of a run that was killed
         os.symlink(os.curdir, folder / ".link")
         os.unlink(folder / ".link")
         return True

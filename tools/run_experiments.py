@@ -21,12 +21,14 @@ training ends (average_last, recalibrate_bn, score_every) are trained once.
 import argparse
 import configparser
 import itertools
+import math
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
 
-from utils import files, record
+from utils import files, record, text
 from utils.config import SUITE, flow_is_read, parse_config, stage_settings, stage_takes
 from utils.datasets import RAW
 from utils.errors import UserError
@@ -37,6 +39,7 @@ from utils.settings import SETTINGS
 
 SHARED = ("bboxes.npy", "boxes.json", "stc_raw.npy", "stc_of.npy", "cubes.json")
 BESIDE_SETTINGS = ("dataset_name", "mode", "config")
+MOST_ROWS = 10_000
 TEXT = ("Frame AUROC in %: mean and standard deviation over the seeds; 95% interval over videos, and that of the difference "
         "to the first row; spread: highest minus lowest of the last 6 epochs; the last three are means over the seeds.")
 
@@ -69,10 +72,8 @@ def read(path, seeds, epochs_given):
     parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#", ";"), delimiters=("=",))
     parser.optionxform = str
     try:
-        parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (configparser.Error, UnicodeDecodeError) as error:
+        parser.read_string(text.read(path), source=str(path))
+    except configparser.Error as error:
         raise UserError(f"{path}: not an experiment file ({str(error).splitlines()[0]})") from None
     sections = {name: dict(parser[name]) if name in parser else {} for name in ("experiment", "settings", "grid", "cited")}
     unknown = [*(set(parser.sections()) - set(sections)), *(set(sections["experiment"]) - {"title", "seeds"})]
@@ -84,13 +85,15 @@ def read(path, seeds, epochs_given):
     for group, values in zip(sections["grid"], choices):
         if not all(len(value) == len(group.split()) for value in values):
             raise UserError(f"{path}: {group}: every value must have {len(group.split())} parts")
+    if math.prod(map(len, choices)) > MOST_ROWS:
+        raise UserError(f"{path}: the grid has more than {MOST_ROWS:,} rows: split it")
     rows = [dict(zip(keys, sum(values, []))) for values in itertools.product(*choices)]
     shared = sections["settings"] | ({"epochs": epochs_given} if epochs_given else {})
     for settings in (*rows, shared):
         for key, value in settings.items():
             settings[key] = value.replace("{dataset_name}", (shared | settings).get("dataset_name", ""))
     seeds = seeds or sections["experiment"].get("seeds", "0")
-    if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
+    if not all(re.fullmatch(r"\d{1,9}", seed.strip()) for seed in seeds.split(",")):
         raise UserError(f"seeds {seeds}: must be numbers such as 0,1,2")
     return {"title": sections["experiment"].get("title", path.stem), "keys": keys, "shared": shared, "rows": rows,
             "seeds": [int(seed) for seed in seeds.split(",")], "cited": sections["cited"]}
@@ -108,8 +111,10 @@ def run_one(out, row, seed, experiment, ready):
     wanted = {"settings": {stage: stage_settings(cfg, stage) for stage in record.SCRIPTS}, "dataset": [name, cfg.mode]}
     key = record.digest([wanted["dataset"], cfg.flow_root_dir, *(wanted["settings"][s] for s in ("flow", "boxes", "cubes"))])
     shared, data, results = (Path(root, name, cfg.mode) for root in (out / "shared" / key, folder / "data", folder / "results"))
+    made = [*(data / f"{stage}.json" for stage in ("boxes", "cubes", "train")), results / "test.json", results / "events.json"]
     done = files.load_json(folder / "run.json") if (folder / "run.json").is_file() else {}
-    if done.get("id") != record.digest(wanted) or not (results / "test.json").is_file():
+    whole = isinstance(done, dict) and done.get("id") == record.digest(wanted) and all(map(record.finished, made))
+    if not whole:
         for stage, script in record.SCRIPTS.items():
             own = stage in ("train", "test")
             if stage == "flow" and not flow_is_read(cfg) or not own and key in ready:
@@ -128,7 +133,7 @@ def run_one(out, row, seed, experiment, ready):
         files.save_json(folder / "run.json", {"id": record.digest(wanted), **wanted})
     return {"metrics": files.load_json(results / "metrics.json"), "data": data, "results": results,
             "versions": record.load(results / "test.json")["versions"],
-            "seconds": sum(files.load_json(path)["seconds"] for path in (data / "train.json", results / "test.json"))}
+            "seconds": sum(record.load(path)["seconds"] for path in (data / "train.json", results / "test.json"))}
 
 
 def label(row):
@@ -167,22 +172,21 @@ def take_over(out, cfg, data):
     wanted = record.training_key(record.wanted("train", stage_settings(cfg, "train"),
                                                {"cubes": record.load(data / "cubes.json")["id"]}))
     for other in sorted(out.glob(f"runs/*/*/data/{cfg.dataset_name}/{cfg.mode}/train.json")):
-        content = record.load(other)
-        if record.training_key(content) == wanted:
-            return link(other.parent, data, content["models"])
+        if record.finished(other) and record.training_key(record.load(other)) == wanted:
+            return link(other.parent, data, [name for name in record.load(other)["outputs"] if name.endswith(".pt")])
 
 
 def write_table(out, experiment, runs, versions):
     """Writes the table of the runs so far as Markdown and CSV, and the runs as a record; returns the Markdown, untitled."""
     rows = table(runs, experiment["cited"])
     files.save_csv(out / "table.csv", rows)
-    text = [f"# {experiment['title']}", "", TEXT, "", *markdown(list(rows[0]), [list(row.values()) for row in rows]), ""]
+    page = [f"# {experiment['title']}", "", TEXT, "", *markdown(list(rows[0]), [list(row.values()) for row in rows]), ""]
     with files.whole(out / "table.md") as file:
-        file.write("\n".join(text).encode())
+        file.write("\n".join(page).encode())
     files.save_json(out / "record.json", {
         "title": experiment["title"], "settings": experiment["shared"], "cited": experiment["cited"], "versions": versions,
         "runs": runs})
-    return "\n".join(text[2:])
+    return "\n".join(page[2:])
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from utils.settings import END
 SCRIPTS = {"flow": "calc_optical_flow.py", "boxes": "extract_bbox.py", "cubes": "extract_stc.py", "train": "train.py",
            "test": "test.py"}  # in order
 MADE = {"flow": "flow", "boxes": "boxes", "cubes": "cubes", "train": "models", "test": "scores", "events": "events"}
+FORM = {"stage": str, "settings": dict, "input": dict, "key": str, "check": str}  # what every record has
 SELECTION = ("videos", "limit_frames", "frame_step")  # the part of the data that a trial uses
 SAMPLES, SAMPLE = 64, 16384  # blocks of a large file that its fingerprint covers; bytes per block
 
@@ -213,8 +214,7 @@ def load(path, damaged=None):
         content = files.load_json(path)
     except UserError:
         content = None
-    whole = isinstance(content, dict) and {"stage", "settings", "input", "key", "check"} <= content.keys()
-    if whole and content["check"] == _check(content):
+    if _is_record(content):
         return content
     if damaged is not None:
         return damaged
@@ -231,6 +231,12 @@ def require(path, stage):
     if damaged:
         raise UserError(f"{Path(path).parent}: {damaged}: run {script_of(stage)} again")
     return record
+
+
+def finished(path):
+    """Whether a stage's record is there and its files are as it says. Raises UserError if somebody replaced one."""
+    record = load(path, {"unfinished": True})
+    return bool(record) and not record.get("unfinished") and not damage(path, record)
 
 
 def describe(path):
@@ -296,6 +302,14 @@ def difference(record, other):
                for key, value in other["settings"].items() if record["settings"].get(key) != value]
     differs += [f"{key} changed" for key, value in other["input"].items() if record["input"].get(key) != value]
     return "; ".join(differs)
+
+
+def _is_record(content):
+    """Whether this is a whole record, whose outputs lie beside it: it may come from a stranger."""
+    return (isinstance(content, dict) and all(isinstance(content.get(key), kind) for key, kind in FORM.items())
+            and content["check"] == _check(content) and isinstance(outputs := content.get("outputs", {}), dict)
+            and all(isinstance(made, dict) and isinstance(made.get("bytes"), int) and Path(name).name == name
+                    for name, made in outputs.items()))
 
 
 def _check(content):

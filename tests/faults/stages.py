@@ -48,6 +48,7 @@ warmup_epoch = 1
 batch_size = 16
 device = cpu
 keep_epochs = 2
+event_z = 0.5
 [grid]
 average_last = 0, 2
 """

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils import files, text
+from utils import files, record, text
 from utils.errors import UserError
 
 FORMS = (".npy", ".txt", ".csv")
@@ -52,7 +52,10 @@ def of_dataset(dataset, scores, labels, zero=None):
 
 
 def of_results(results):
-    """The Frames that test.py scored, and its window size; results: its folder. Raises UserError if it has no labels."""
+    """The Frames that test.py scored, and its window size; results: its folder. Raises UserError if they are not as it wrote
+    them, or have no labels.
+    """
+    record.require(results / "test.json", "test")
     made = files.load_json(results / "metrics.json")
     if made["auroc"] is None:
         raise UserError(f"{results}: the labels do not have both classes ({made['labels']}), so there are no figures")

@@ -47,7 +47,7 @@ def main():
     if not stage.is_done():
         with stage.writing(stages.test_room(len(boxes)), "--results_dir"):
             cubes = Cubes(folder, models.use_flow, device, cubes_made)
-            box_scores = inputs.vector(stage.folder / "box_scores.npy", None) if stage.given else (
+            box_scores = inputs.vector(stage.folder / "box_scores.npy", None, each="box") if stage.given else (
                 score_boxes(cfg, cubes, boxes, models, cubes_made["id"]))  # (N,)
             if ranks.RANK == 0:  # only the scoring is shared between ranks
                 frame_scores = score_frames(stage, dataset, boxes, box_scores)  # (F,)
@@ -84,8 +84,8 @@ def score_boxes(cfg, cubes, boxes, models, cubes_id):
 def score_frames(stage, dataset, boxes, box_scores):
     """Saves the box scores (N,) and the chosen frames' scores before smoothing (F,); returns the latter."""
     if box_scores.shape != (len(boxes),) or not (np.abs(box_scores) <= np.finfo(np.float32).max).all():
-        raise UserError(f"{stage.folder}: box_scores.npy has shape {box_scores.shape}, not a finite float32 score for each of "
-                        f"{len(boxes):,} boxes: remove or replace it")
+        raise UserError(f"{stage.folder}: box_scores.npy has shape {box_scores.shape}, must have one finite score per box, "
+                        f"{len(boxes):,} in all: remove or replace it")
     frame_scores = metrics.frame_scores(box_scores, boxes.rows, dataset.num_frames, boxes.size)[dataset.chosen]
     if not stage.given:
         files.save_array(stage.file("box_scores.npy"), box_scores)

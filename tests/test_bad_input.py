@@ -140,7 +140,7 @@ def test_boxes_outside_the_image_are_dropped_with_a_count(tree):
     rows = np.array([[0, -5, -5, 20, 20], [0, 95, 10, 120, 30], [1, 30, 30, 20, 40], [1, 10, 10, 10, 20], [1, 1, 1, 9, 9]])
     np.save("theirs.npy", rows)
     done = run_script("extract_bbox.py", *NAME, "--boxes_from", "theirs.npy")
-    assert "3 boxes dropped" in done.stdout
+    assert "3 boxes were dropped" in done.stdout
     np.testing.assert_array_equal(np.load("data/UCSDped2/test/bboxes.npy"), rows[[0, 4]])
     np.save("theirs.npy", rows[1:4])
     refused("extract_bbox.py", *NAME, "--boxes_from", "theirs.npy", names=["no box", "--boxes_from"])
@@ -181,7 +181,7 @@ def test_box_scores_of_the_user_that_no_sum_can_hold(tree, scores):
     Path("results/UCSDped2/test").mkdir(parents=True)
     np.save("results/UCSDped2/test/box_scores.npy", np.resize(scores, len(np.load("data/UCSDped2/test/bboxes.npy"))))
     np.save("results/UCSDped2/test/box_scores.npy", scores) if np.ndim(scores) == 2 else None
-    refused("test.py", *NAME, names=["box_scores.npy", "finite float32 score"])
+    refused("test.py", *NAME, names=["box_scores.npy", "finite score per box"])
 
 
 @pytest.mark.parametrize("given, message", [

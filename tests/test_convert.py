@@ -190,7 +190,7 @@ def test_flow_that_other_codes_wrote(tree, form):
 
 
 @pytest.mark.parametrize("change, said", [
-    (lambda f: f[:, ::3, ::3], "(20, 30, 2), wanted is (60, 90, 2)"), (lambda f: f.transpose(0, 3, 1, 2), "(2, 60, 90)"),
+    (lambda f: f[:, ::3, ::3], "(20, 30, 2), must be (60, 90, 2)"), (lambda f: f.transpose(0, 3, 1, 2), "(2, 60, 90)"),
     (lambda f: f[:6], "6 flow fields"), (lambda f: np.where(np.arange(8)[:, None, None, None] == 6, np.nan, f), "frame 7")])
 def test_flow_of_another_size_or_count_leaves_nothing_behind(tree, change, said):
     Path("theirs/Test/Test002").mkdir(parents=True)

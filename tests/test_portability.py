@@ -91,7 +91,7 @@ def test_emulated_bf16_is_told_once_before_training(monkeypatch, capsys):
 
 
 def test_a_mac_s_gpu(monkeypatch):
-    with pytest.raises(UserError, match="--device mps: torch finds no GPU of a Mac here"):
+    with pytest.raises(UserError, match="--device mps: torch finds no Mac GPU here"):
         device.device_of("mps")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert device.device_of("auto").type == device.device_of("mps").type == "mps"
@@ -208,7 +208,7 @@ def test_own_videos_where_there_are_no_links(tmp_path, monkeypatch, words):
     if not words:
         monkeypatch.setattr(os, "symlink", refused)
     out = run_script("tools.prepare_videos", "mine", "in", *words).stdout
-    assert ("raw_datasets: no symbolic links there (Operation not permitted): copies" in out) == (not words)
+    assert ("raw_datasets: cannot have symbolic links (Operation not permitted); copying" in out) == (not words)
     made = {str(path.relative_to("raw_datasets/mine/videos")): path for path in Path("raw_datasets/mine/videos").rglob("*.*")}
     taken = {"film.mp4": "film.mp4", **{f"padded/00000{k}.png": f"padded/f{k}.png" for k in (1, 2)},
              **{f"unpadded/00000{k}.png": f"unpadded/f{number}.png" for k, number in enumerate((1, 2, 10), 1)}}
@@ -335,7 +335,7 @@ def test_what_took_hours_is_on_the_disk_before_it_has_its_name(copy, monkeypatch
 
 
 def test_a_file_that_another_process_replaces_meanwhile(tmp_path):
-    said = "a.bin: cannot be written .1 of 3 bytes are there"
+    said = "a.bin: cannot be written .only 1 of 3 bytes were written"
     with pytest.raises(UserError, match=said), files.whole(tmp_path / "a.bin") as file:
         file.write(b"one")
         Path(file.name).unlink()
@@ -391,7 +391,7 @@ def test_boxes_of_a_few_bytes_that_stand_for_many_gigabytes(tmp_path, protocol):
         if fits:
             assert len(files.load_object_array(path)) == 200_000
         else:
-            with pytest.raises(UserError, match="boxes.npy: .* as often as it is named, come to more than 1 GiB"):
+            with pytest.raises(UserError, match="boxes.npy: .* as often as it is named, exceed 1 GiB"):
                 files.load_object_array(path)
         assert path.stat().st_size < 2e6 and time.monotonic() - begun < 10
     from utils.legacy import _encode

@@ -66,8 +66,8 @@ def of_results(results):
                   made.get("zero_score")), made["settings"]["window_size"]
 
 
-def vector(source, path, what="score"):
-    """(n,) float64 from a .npy or text file, or an array in `path`. Raises UserError unless it is one number per frame."""
+def vector(source, path, what="score", each="frame"):
+    """(n,) float64 from a .npy or text file, or an array in `path`. Raises UserError unless it is one number for each."""
     array, path = (source, path) if isinstance(source, np.ndarray) else (None, source)
     if array is None and (path.suffix == ".npy" or not path.is_file()):
         array = files.load_array(path)
@@ -80,7 +80,7 @@ def vector(source, path, what="score"):
                             f"frames in order ({error})") from None
     numbers = array.ravel().astype(np.float64) if array.dtype.kind in "buif" else np.array([np.nan])
     if max(array.shape, default=1) != array.size or not (np.abs(numbers) < 1e30).all():  # larger sums overflow
-        raise UserError(f"{path}: must have one finite {what} per frame, has shape {array.shape} and type {array.dtype} "
+        raise UserError(f"{path}: must have one finite {what} per {each}, has shape {array.shape} and type {array.dtype} "
                         "(numbers must be below 1e30)")
     return numbers
 

@@ -104,8 +104,7 @@ def train_epochs(cfg, model, cubes, state, ending, autocast, path):
                 log, weights, step = train_epoch(
                     network, optimizer, cubes.shuffled(epoch), epoch - 1, state.step, autocast, cfg, bar.update)
                 state.add_epoch(model, optimizer, cubes.in_order(weights, epoch), step, log, clock(), ending.kept)
-                if ending.is_scored(epoch) and epoch < cfg.epochs:
-                    state.epoch_scores[epoch] = ending.after(epoch, model, cubes, state, autocast)[1]
+                ending.score(epoch, model, cubes, state, autocast)
                 state.save(path)
             bar.write(f"block {state.describe(cfg.epochs)}", file=None)
 

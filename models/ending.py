@@ -46,6 +46,11 @@ class Ending(NamedTuple):
         ended = final_network(model, recent, self.recalibrate_bn, cubes.shuffled(epoch, whole=True), autocast)
         return ended, torch.from_numpy(cubes.scores(ended, autocast))
 
+    def score(self, epoch, model, cubes, state, autocast):
+        """Keeps the cubes' scores after this epoch if they are wanted; those after the last one come with `finish`."""
+        if self.is_scored(epoch) and epoch < self.epochs:
+            state.epoch_scores[epoch] = self.after(epoch, model, cubes, state, autocast)[1]
+
     def finish(self, model, cubes, state, autocast):
         """Ends a training with the final network and its scores; if it is ended again, also scores its last kept epochs."""
         again = max(0, len(state.recent) - self.needed)

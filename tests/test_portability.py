@@ -247,8 +247,7 @@ def writers():
 
 def write_rows(path, array):
     files.create_array(path, array.dtype, array.shape)
-    with files.rows_from(path, 0) as file:
-        file.write(array.data)
+    assert list(files.write_rows(path, 0, [array])) == [len(array)]
 
 
 @pytest.mark.parametrize("name", list(writers()))
@@ -371,8 +370,7 @@ def test_a_planted_link_is_not_followed(copy):
 def test_rows_are_written_where_they_belong(tmp_path):
     files.create_array(tmp_path / "a.npy", np.float16, (5, 3))
     for start, values in ((3, [[7, 8, 9]]), (1, [[1, 2, 3], [4, 5, 6]])):
-        with files.rows_from(tmp_path / "a.npy", start) as file:
-            file.write(np.array(values, np.float16).data)
+        assert list(files.write_rows(tmp_path / "a.npy", start, [np.array(values, np.float16)])) == [len(values)]
     np.testing.assert_array_equal(files.load_array(tmp_path / "a.npy")[[0, 1, 2, 3, 4], 0], [0, 1, 4, 7, 0])
 
 

@@ -123,11 +123,16 @@ def film(res, v, stretches, width, peaks, tick):
                 when = "" if seconds is None else f"   {events.clock(seconds[frame])}"
                 words = f"frame {frame + 1}{when}   score {res.curve[i]:.2f}"
                 write(np.concatenate([shown, with_cursor(panel, (i - start + 0.5) / (stop - start), words)]))
-                if i in peaks:
-                    stills[i] = cv2.resize(shown, (CELL, round(CELL * size[1] / size[0])), interpolation=cv2.INTER_AREA)
+                stills |= {i: small_copy(shown)} if i in peaks else {}
                 tick()
     next(stream, None)  # at its end it reports damaged frames
     return stills
+
+
+def small_copy(image):
+    """An image as wide as a cell of the picture of all events."""
+    high, wide = image.shape[:2]
+    return cv2.resize(image, (CELL, round(CELL * high / wide)), interpolation=cv2.INTER_AREA)
 
 
 @contextlib.contextmanager

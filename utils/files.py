@@ -235,7 +235,7 @@ def rename(part, path, sync=False):
 
 
 def create_array(path, dtype, shape):
-    """Creates an `.npy` file of this type and shape, for `rows_from` to fill. Raises UserError if it cannot be written."""
+    """Creates an `.npy` file of this type and shape, for `write_rows` to fill. Raises UserError if it cannot be written."""
     with _writing(path):
         Path(path).unlink(missing_ok=True)
         with open(path, "xb") as file:
@@ -243,13 +243,17 @@ def create_array(path, dtype, shape):
             file.truncate(file.tell() + np.dtype(dtype).itemsize * math.prod(shape))
 
 
-@contextlib.contextmanager
-def rows_from(path, start):
-    """Opens the file of `create_array` for writing from row `start` on. Raises UserError if the disk is full."""
+def write_rows(path, start, parts):
+    """Writes arrays into the file of `create_array` from row `start` on, and yields how many rows each had.
+
+    Raises UserError if the disk is full.
+    """
     array = np.load(path, mmap_mode="r")
     with _writing(path), open(path, "r+b") as file:
         file.seek(array.offset + start * array.strides[0])
-        yield file
+        for part in parts:
+            file.write(part.data)
+            yield len(part)
 
 
 def save_array(path, array, sync=False):

@@ -27,18 +27,16 @@ def parallel(function, items, workers):
     if workers < 1:
         yield from map(function, items)
         return
-    with ThreadPoolExecutor(workers) as pool:
-        ahead = deque()
-        try:
-            for item in items:
-                ahead.append(pool.submit(function, item))
-                if len(ahead) > 2 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
+    pool, ahead = ThreadPoolExecutor(workers), deque()
+    try:
+        for item in items:
+            ahead.append(pool.submit(function, item))
+            if len(ahead) > 2 * workers:
                 yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def load(video, wanted, workers=0, on_bad_frame="stop", repeated=None):

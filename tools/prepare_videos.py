@@ -54,6 +54,8 @@ from utils.ranges import abnormal, read_ranges
 from utils.run import progress, run
 from utils.sources import find, with_names
 
+SMALL = ("num_feature_root = 16", "batch_size = 64", "min_steps = 1000", "precision = auto")
+
 
 class Plan(NamedTuple):
     kept: list  # numbers of the source's frames that are kept
@@ -240,7 +242,7 @@ def rule(plans, noise, moved):
         f"detector = {objects}" + ("" if objects == "yolov3" else "      ; YOLOv3's weights are missing"),
         f"noise_gate = {'auto' if noise >= boxes.NOISY else 'off'}    ; found noise of up to {noise:.1f} grey levels",
         f"global_motion = {'remove' if moved >= 0.1 else 'keep'}    ; the camera moves in {moved:.0%} of the sampled frames",
-        "use_flow = true", *(["num_feature_root = 16", "batch_size = 64", "min_steps = 1000"] if small else []), ""])
+        "use_flow = true", *(SMALL if small else []), ""])
 
 
 def tell(args, root, config, sources, plans, settings):

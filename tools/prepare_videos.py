@@ -46,6 +46,7 @@ import numpy as np
 
 from FlowNet2_src import methods
 from fore_det import boxes, detector
+from tools import doctor
 from utils import datasets, files, frames, names, text
 from utils.errors import UserError
 from utils.evaluation.events import runs
@@ -263,7 +264,11 @@ def tell(args, root, config, sources, plans, settings):
     if "detector = none" in settings:
         print("note: boxes are around anything that moves; to find people and vehicles with a 3.7 MB detector: python -m "
               "tools.download_weights yolox")
-    print(f"to see how long it will take: python run_pipeline.py --dataset_name {args.name} --mode test --dry_run")
+    print(f"how long this takes here (python -m tools.doctor --dataset_name {args.name} --mode test):")
+    try:
+        doctor.main(["--dataset_name", args.name, "--mode", "test"])
+    except UserError as error:  # what is written is written
+        print(f"warning: {error}")
     print(f"next: python run_pipeline.py --dataset_name {args.name} --mode test"
           "   (add --model data/OTHER/test to use a trained model instead)")
 

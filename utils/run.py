@@ -21,7 +21,7 @@ from utils.errors import UserError
 
 SUITE = Path(__file__).resolve().parent.parent
 PIPELINE = "LBR_SPR_PIPELINE"  # environment variable that run_pipeline.py sets for its stages
-PACKAGES = ("torch", "torchvision", "numpy", "opencv-contrib-python", "scikit-learn", "scipy")
+PACKAGES = ("torch", "torchvision", "numpy", "opencv-contrib-python", "av", "pillow", "scikit-learn", "scipy")
 MEMORY = (r"(?i)(out of|not enough|insufficient|cannot allocate|can't allocate|unable to allocate).{0,9} memory|_ALLOC_FAILED|"
           r"bad_alloc|can't start new thread|unable to allocate")  # in the words of CUDA, torch, C++, Python, numpy and OpenCV
 TROUBLES = (  # a library's own words, what they mean, the fix

@@ -29,7 +29,7 @@ import torch
 from models.cae import ReconCAE, errors
 from models.ending import Ending
 from models.spr import self_paced_weights, thresholds, weighted_loss
-from models.training import EpochLog, Training, collect, resumed
+from models.training import EpochLog, Training, collect, learned, resumed
 from utils import ranks, stages
 from utils.boxes import Boxes
 from utils.config import parse_config
@@ -67,7 +67,9 @@ def train(cfg, stage, cubes, boxes):
         place = divmod(int(number), cfg.w_block)
         own = BlockCubes(cubes, np.flatnonzero(block == number), cfg.batch_size, cfg.seed, place)
         trained[number] = train_block(cfg, stage, own)
-    return collect(stage, block, trained) if ranks.RANK == 0 else {}
+    if ranks.RANK:
+        return {}
+    return collect(stage, block, trained) | {"learned": learned(trained, cubes.mean_cube_error())}
 
 
 def train_block(cfg, stage, cubes):

@@ -72,8 +72,8 @@ def _ours(folder):
         for name in recipe["models"]:
             block, number, grid = _read_block(folder / Path(name).name, recipe["key"])
             blocks[number] = block
-        return Models(blocks, grid, recipe["settings"]["precision"], {key: recipe[key] for key in ("id", "settings", "input")},
-                      folder / "train.json")
+        known = {key: recipe.get(key) for key in ("id", "settings", "input", "learned")}
+        return Models(blocks, grid, recipe["settings"]["precision"], known, folder / "train.json")
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # the file may contain anything
         raise UserError(f"{folder}: has no models of train.py ({type(error).__name__} {error}): run train.py again") from None
 

@@ -157,3 +157,15 @@ def collect(stage, block, trained):
     files.save_csv(stage.file("training_log.csv"), [entry for state in trained.values() for entry in state.log])
     seconds = sum(state.seconds for state in trained.values())
     return {"models": models, "scored_epochs": scored, "ranks": ranks.WORLD, "seconds": seconds}
+
+
+def learned(trained, mean_cube_error):
+    """How far a training came: `fall`, the share by which the loss fell per epoch in the last six epochs, and `error`, the
+    cubes' mean score as a share of the error that the mean cube would make. trained: block -> Training.
+    """
+    counts = [len(state.scores) for state in trained.values()]
+    losses = np.average([[entry["loss"] for entry in state.log] for state in trained.values()], axis=0, weights=counts)[-6:]
+    half, scores = len(losses) // 2, np.concatenate([state.scores[:, 0] for state in trained.values()])
+    ratio = losses[half:].mean() / losses[:half].mean() if half else 0.0
+    return {"fall": float(1 - ratio ** (2 / len(losses))),
+            "error": float(scores.mean(dtype=np.float64)) / max(mean_cube_error, 1e-9)}

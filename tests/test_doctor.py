@@ -34,6 +34,15 @@ def states(*words, rc=0):
     return {stage: rest for stage, rest in rows if stage in ORDER}, done.stdout + done.stderr
 
 
+def test_what_takes_more_than_an_hour_is_offered_smaller(suite, tmp_path, monkeypatch):
+    from trees import ucsd_tree
+
+    ucsd_tree(tmp_path)
+    monkeypatch.setattr(rates, "per_second", lambda count, work, seconds=0: 0.1)
+    words = ["--dataset_name", "UCSDped2", "--flow_method", "dis", "--detector", "none", "--epochs", "5"]
+    assert "this takes more than an hour: for a first look add --frame_step" in suite("tools.doctor", *words).stdout
+
+
 def test_nothing_is_written_but_rates_which_are_measured_once(suite, tmp_path):
     from trees import ucsd_tree
 

@@ -62,7 +62,8 @@ def own(tmp_path_factory):
                                      encoding="utf-8-sig")
     film(root / "new" / "neu.mp4", draw(30, 7, odd=True, size=(80, 120))[0], "mp4v", 25)
     with contextlib.chdir(root):
-        run_script("tools.prepare_videos", "own", "in", "--labels", "labels.csv")
+        done = run_script("tools.prepare_videos", "own", "in", "--labels", "labels.csv")
+        assert all(line in done.stdout for line in ("how long this takes here", "left to do", "epochs of about 900 cubes"))
         config = Path("configs/own.cfg").read_text()
         assert all(line in config for line in ("flow_method = tvl1", "use_flow = true", "min_steps = 1000", "noise_gate = "))
         Path("configs/own.cfg").write_text(re.sub("(?s)flow_method.*", "flow_method = dis\ndetector = none\n", config))  # quick

@@ -9,6 +9,7 @@ Exit code 2: something would stop the run.
 """
 
 import functools
+import math
 import os
 import shutil
 from dataclasses import dataclass
@@ -77,8 +78,8 @@ class Plan:
         return state, why.removeprefix("outdated: ").removesuffix("; rebuilding") if state == "outdated" else ""
 
 
-def main():
-    cfg = parse_config(__doc__)
+def main(argv=None):
+    cfg = parse_config(__doc__, argv)
     dataset, device = dataset_of(cfg), device_of(cfg.device)
     use_threads(cfg.threads, device)
     size = frames.size_of(dataset.videos[0])
@@ -93,6 +94,9 @@ def main():
     left = {stage: row for stage, row in rows.items() if row.state != "done"}
     if left:
         print("\n".join(table(left)))
+        hours = sum(row.seconds or 0 for row in left.values()) / 3600
+        if hours > 1:
+            print(f"this takes more than an hour: for a first look add --frame_step {math.ceil(hours) * cfg.frame_step}")
     lacking = [stage for stage, row in left.items() if row.state == CANNOT] + full_disks(cfg, left)
     if lacking:
         raise UserError(f"this run would stop: {', '.join(lacking)} (see above)")

@@ -46,6 +46,7 @@ import numpy as np
 
 from FlowNet2_src import methods
 from fore_det import boxes, detector
+from tools import doctor
 from utils import datasets, files, frames, names, text
 from utils.errors import UserError
 from utils.evaluation.events import runs
@@ -53,6 +54,8 @@ from utils.locks import locked
 from utils.ranges import abnormal, read_ranges
 from utils.run import progress, run
 from utils.sources import find, with_names
+
+SMALL = ("num_feature_root = 16", "batch_size = 64", "min_steps = 1000", "precision = auto")
 
 
 class Plan(NamedTuple):
@@ -240,7 +243,7 @@ def rule(plans, noise, moved):
         f"detector = {objects}" + ("" if objects == "yolov3" else "      ; YOLOv3's weights are missing"),
         f"noise_gate = {'auto' if noise >= boxes.NOISY else 'off'}    ; found noise of up to {noise:.1f} grey levels",
         f"global_motion = {'remove' if moved >= 0.1 else 'keep'}    ; the camera moves in {moved:.0%} of the sampled frames",
-        "use_flow = true", *(["num_feature_root = 16", "batch_size = 64", "min_steps = 1000"] if small else []), ""])
+        "use_flow = true", *(SMALL if small else []), ""])
 
 
 def tell(args, root, config, sources, plans, settings):
@@ -261,7 +264,11 @@ def tell(args, root, config, sources, plans, settings):
     if "detector = none" in settings:
         print("note: boxes are around anything that moves; to find people and vehicles with a 3.7 MB detector: python -m "
               "tools.download_weights yolox")
-    print(f"to see how long it will take: python run_pipeline.py --dataset_name {args.name} --mode test --dry_run")
+    print(f"how long this takes here (python -m tools.doctor --dataset_name {args.name} --mode test):")
+    try:
+        doctor.main(["--dataset_name", args.name, "--mode", "test"])
+    except UserError as error:  # what is written is written
+        print(f"warning: {error}")
     print(f"next: python run_pipeline.py --dataset_name {args.name} --mode test"
           "   (add --model data/OTHER/test to use a trained model instead)")
 

@@ -60,6 +60,11 @@ class Cubes:
         raw = self._rows("raw", rows).float().div_(255)
         return raw, None if self.flow is None else self._rows("flow", rows).float()
 
+    def mean_cube_error(self, count=1000):
+        """The mean score of cubes if each were reconstructed as the mean cube, from `count` of them, evenly spaced."""
+        raw, _ = self.batch(np.unique(np.linspace(0, len(self) - 1, count).astype(int)))
+        return (raw - raw.mean(dim=0)).square().sum(dim=(1, 2, 3)).mean().item()
+
     def _rows(self, name, rows):
         source, device = self.source[name], self.device
         taken = source[_sent(rows, device)] if torch.is_tensor(source) else _sent(source[rows], device)  # a copy

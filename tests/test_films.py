@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import SUITE, run_script
+from PIL import Image
 from trees import draw, ucsd_tree, write_frames
 
 from fore_det.boxes import moving
@@ -222,6 +223,21 @@ def test_headers_that_make_no_sense(place):
     assert frames.decode_image(Path("a.tif")).shape == (60, 90, 3)
     Path("b.png").write_bytes(cv2.imencode(".hdr", np.ones((9, 9, 3), np.float32))[1])
     assert frames.decode_image(Path("b.png")) is None
+
+
+@pytest.mark.parametrize("name, form, more", [
+    ("turned.jpg", "RGB", {"exif": True}), ("a.jpg", "CMYK", {}), ("a.tif", "CMYK", {}), ("a.png", "P", {}), ("a.bmp", "P", {}),
+    ("a.png", "RGBA", {}), ("a.png", "LA", {}), ("a.png", "1", {})])
+def test_images_of_other_kinds_are_as_large_as_their_headers_say(place, name, form, more):
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[:20, :30] = 200, 100, 50  # RGB
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it by a quarter
+    Image.fromarray(image).convert(form).save(name, **({"exif": exif, "quality": 95} if more else {}))
+    found, size = frames.decode_image(Path(name)), frames.size_of(datasets.Video("a", Path(), (name,), True))
+    corner = found[10, 25 if more else 10].astype(int)  # BGR
+    assert found.shape == (*size, 3) == ((60, 40, 3) if more else (40, 60, 3)) and found[-1, 0].max() < 9
+    assert np.abs(corner - (50, 100, 200)).max() < 9 or form in ("LA", "1") and corner.min() == corner.max() > 100
 
 
 def test_prepare_videos_with_a_damaged_first_frame(place):

@@ -532,6 +532,8 @@ TOOLS = {
     "convert": (["boxes", ROWS, "coco.json"], "coco.json"),
     "report": (["UCSDped2", "test"], "results/UCSDped2/test/report.html"),
     "evaluate": (["UCSDped2", "test"], "results/UCSDped2/test/protocols.csv"),
+    "overlay": (["UCSDped2", "test", "--video", "Test001"], "results/UCSDped2/test/overlay/Test001.webm"),
+    "baseline": (["UCSDped2", "test"], "results_baseline/UCSDped2/test/box_scores.npy"),
     "compare": (["flow", "optical_flow/UCSDped2", "optical_flow/UCSDped2"], "results/compare/flow.png")}
 
 

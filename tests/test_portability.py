@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, SUITE, run_script
+from conftest import SMALL, STAGES, SUITE, run_script
 from stages import ROWS, Run
 from test_rules import FILES
 from test_see import film
@@ -365,6 +366,31 @@ def test_a_planted_link_is_not_followed(copy):
     (DATA / ".lock").unlink(), (DATA / ".lock").symlink_to(copy / "not_there")
     done = run_script("extract_stc.py", *NAME, "--patch_size", "16", rc=2)
     assert "cannot be written" in done.stderr and not (copy / "not_there").exists()
+
+
+def test_a_tree_copied_elsewhere_with_any_times_is_done_or_resumes(copy, tmp_path, monkeypatch):
+    shutil.copytree(copy, tmp_path / "there", copy_function=shutil.copyfile)
+    monkeypatch.chdir(tmp_path / "there")
+    for k, path in enumerate(path for path in Path().rglob("*") if path.is_file()):
+        os.utime(path, (4e9 * (k % 2),) * 2)  # a clock that jumped, both ways
+    next(Path("optical_flow").rglob("*.npy")).unlink()
+    (DATA / "stc_raw.npy").unlink()
+    before = {path: path.read_bytes() for path in Path("data").rglob("*.npy")}
+    assert "(27 already done)" in run_script("calc_optical_flow.py", *NAME, *STAGES["calc_optical_flow.py"]).stdout
+    done = {script: run_script(script, *NAME, *words, *["--score_every", "1"] * (script == "train.py")).stdout
+            for script, words in list(STAGES.items())[1:]}
+    assert [script for script, text in done.items() if "done with the same" not in text] == ["extract_stc.py"]
+    assert before == {path: path.read_bytes() for path in before}
+
+
+@pytest.mark.parametrize("batch", ["1", "100000"])
+def test_a_batch_of_one_cube_or_of_all_and_files_for_nobody_else(copy, batch):
+    mask = os.umask(0o077)
+    try:
+        run_script("train.py", *NAME, *SMALL, "--batch_size", batch)
+    finally:
+        os.umask(mask)
+    assert "frame AUROC" in run_script("test.py", *NAME).stdout and (DATA / "train.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_rows_are_written_where_they_belong(tmp_path):

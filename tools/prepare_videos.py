@@ -24,8 +24,9 @@ The rule, from the smallest frame size (for the paper's datasets it gives their 
     h_block, w_block 1 x 1 at every size, as for three of the paper's four datasets: each block needs many cubes. If people
                      near the camera are several times as tall as those far away, try h_block = 4, as for UCSDped1
     use_flow         true: motion enhancement, which helps more with few videos than with many
-    num_feature_root 16, batch_size 64, min_steps 1000, if there are fewer than 10,000 frames: the network learns from at
-                     least 1,000 batches, small ones, because time grows with the number of cubes
+    num_feature_root 16, batch_size 64, epochs 10, warmup_epoch 2, min_steps 1000, precision auto: if there are fewer than
+                     10,000 frames. Epochs are added until the network has learned from 1,000 batches; on real small sets more
+                     than that did not raise the AUROC (docs/RESULTS.md)
     noise_gate       auto if a video has noise of 4 grey levels or more, else off
     global_motion    remove if the camera moves by half a pixel or more in a tenth of the sampled frames, else keep
 Without FlowNet2's weights flow_method is tvl1, which needs none; without YOLOv3's the detector is YOLOX-nano if present
@@ -55,7 +56,7 @@ from utils.ranges import abnormal, read_ranges
 from utils.run import progress, run
 from utils.sources import find, with_names
 
-SMALL = ("num_feature_root = 16", "batch_size = 64", "min_steps = 1000", "precision = auto")
+SMALL = ("num_feature_root = 16", "batch_size = 64", "epochs = 10", "warmup_epoch = 2", "min_steps = 1000", "precision = auto")
 
 
 class Plan(NamedTuple):

@@ -54,7 +54,7 @@ def main():
 
 
 def complete(cfg, method, flow_now, tick):
-    """Calculates the flow that a video lacks, and verifies all of it if asked; returns the number of files written."""
+    """Calculates a video's missing flow, and verifies all of it with --verify; returns the number of files written."""
     flow, count = flow_now(), 0
     if flow.state[0] == "done":
         tick(len(flow.needed))
@@ -70,7 +70,7 @@ def complete(cfg, method, flow_now, tick):
 
 
 def calculate(cfg, method, flow, tick):
-    """Writes the flow files that a video lacks, and its record."""
+    """Writes a video's missing flow files, and its record."""
     clock, repeated = Clock(), set()
     flow.begin()
     with finishing("the current frames") as stopping:
@@ -84,7 +84,7 @@ def calculate(cfg, method, flow, tick):
 
 
 def flow_of_frames(cfg, method, flow, repeated, stopping):
-    """Yields each frame to do and its flow (384, 512, 2), in order, until `stopping` is no longer empty."""
+    """Yields each missing frame and its flow (384, 512, 2), in order, until `stopping` is no longer empty."""
     threads = workers(cfg.num_workers)
     pairs = [pair_of(t, len(flow.video) - 1) for t in flow.todo]
     numbers = sorted({t for pair in pairs for t in pair})

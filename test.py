@@ -126,11 +126,11 @@ def made_from(stage, boxes, cubes_made, models):
 
 
 def hardly_trained(learned):
-    """A line if a training (models.training.learned, or None where it is not known) was too short to judge by, else ""."""
+    """A note if a training (models.training.learned, None if unknown) was too short to judge its scores, else ""."""
     if not learned or learned["fall"] < FALLING and learned["error"] < UNLIKE:
         return ""
     return (f"the network is hardly trained: at the end the loss still fell by {learned['fall']:.0%} per epoch, and the error "
-            f"is {learned['error']:.0%} of what the mean cube would have: raise --epochs or --min_steps")
+            f"is {learned['error']:.0%} of the mean cube's: raise --epochs or --min_steps")
 
 
 def draw(stage, dataset, boxes, cubes, box_scores, frame_scores, abnormal):

@@ -47,7 +47,7 @@ class Ending(NamedTuple):
         return ended, torch.from_numpy(cubes.scores(ended, autocast))
 
     def score(self, epoch, model, cubes, state, autocast):
-        """Keeps the cubes' scores after this epoch if they are wanted; those after the last one come with `finish`."""
+        """Keeps the cubes' scores after this epoch if requested; `finish` adds those after the last one."""
         if self.is_scored(epoch) and epoch < self.epochs:
             state.epoch_scores[epoch] = self.after(epoch, model, cubes, state, autocast)[1]
 

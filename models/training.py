@@ -160,8 +160,8 @@ def collect(stage, block, trained):
 
 
 def learned(trained, mean_cube_error):
-    """How far a training came: `fall`, the share by which the loss fell per epoch in the last six epochs, and `error`, the
-    cubes' mean score as a share of the error that the mean cube would make. trained: block -> Training.
+    """How far a training got: `fall`, the share by which the loss fell per epoch in the last six epochs, and `error`, the
+    cubes' mean score as a share of the error of the mean cube. trained: block -> Training.
     """
     counts = [len(state.scores) for state in trained.values()]
     losses = np.average([[entry["loss"] for entry in state.log] for state in trained.values()], axis=0, weights=counts)[-6:]

@@ -155,7 +155,7 @@ def labels(path, lines, sources, plans, fps):
 def has_links(folder):
     """Whether a folder can have symbolic links; prints a note if not."""
     try:
-        (folder / ".link").unlink(missing_ok=True)  # of a run that was killed
+        (folder / ".link").unlink(missing_ok=True)  # left by a killed run
         os.symlink(os.curdir, folder / ".link")
         os.unlink(folder / ".link")
         return True

@@ -234,7 +234,7 @@ def require(path, stage):
 
 
 def finished(path):
-    """Whether a stage's record is there and its files are as it says. Raises UserError if somebody replaced one."""
+    """Whether a stage's record exists and its files match it. Raises UserError if somebody replaced one."""
     record = load(path, {"unfinished": True})
     return bool(record) and not record.get("unfinished") and not damage(path, record)
 
@@ -305,7 +305,7 @@ def difference(record, other):
 
 
 def _is_record(content):
-    """Whether this is a whole record, whose outputs lie beside it: it may come from a stranger."""
+    """Whether this is a complete record with outputs in its own folder; it may come from a stranger."""
     return (isinstance(content, dict) and all(isinstance(content.get(key), kind) for key, kind in FORM.items())
             and content["check"] == _check(content) and isinstance(outputs := content.get("outputs", {}), dict)
             and all(isinstance(made, dict) and isinstance(made.get("bytes"), int) and Path(name).name == name

@@ -47,7 +47,7 @@ def find(paths, skip_bad=False):
 
 
 def entries(given):
-    """A file, or a folder and all that is in it, in natural order; without what looks like masks, and hidden files."""
+    """A file, or a folder and everything in it, in natural order, without hidden files and what looks like masks."""
     if not given.exists():
         raise UserError(f"{given}: no such file or folder")
     if given.is_file():

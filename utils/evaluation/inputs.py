@@ -52,8 +52,8 @@ def of_dataset(dataset, scores, labels, zero=None):
 
 
 def of_results(results):
-    """The Frames that test.py scored, and its window size; results: its folder. Raises UserError if they are not as it wrote
-    them, or have no labels.
+    """The Frames that test.py scored, and its window size; results: its folder. Raises UserError if they have changed since,
+    or have no labels.
     """
     record.require(results / "test.json", "test")
     made = files.load_json(results / "metrics.json")
@@ -67,7 +67,7 @@ def of_results(results):
 
 
 def vector(source, path, what="score", each="frame"):
-    """(n,) float64 from a .npy or text file, or an array in `path`. Raises UserError unless it is one number for each."""
+    """(n,) float64 from a .npy or text file, or an array in `path`. Raises UserError unless it is one number per `each`."""
     array, path = (source, path) if isinstance(source, np.ndarray) else (None, source)
     if array is None and (path.suffix == ".npy" or not path.is_file()):
         array = files.load_array(path)

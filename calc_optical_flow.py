@@ -29,7 +29,7 @@ from utils.run import Clock, finishing, print_next, progress, run
 
 
 def main():
-    cfg, clock, count = parse_config(__doc__, stages=("flow",)), Clock(), 0
+    cfg, clock = parse_config(__doc__, stages=("flow",)), Clock()
     use_threads(cfg.threads)
     dataset, weights = dataset_of(cfg), functools.partial(weights_file, cfg.flow_method, cfg.flow_weights)
 
@@ -40,32 +40,37 @@ def main():
 
     flows = [flow_of(video) for video in dataset.videos]
     total, left = sum(len(flow.needed) for flow in flows), sum(len(flow.todo) for flow in flows)
-    print(f"flow of {total:,} frames by {cfg.flow_method}")
+    print(f"calculating flow of {total:,} frames with {cfg.flow_method}")
     files.require_room(cfg.flow_root_dir, sum(map(stages.flow_room, flows)), f"the flow of {left:,} frames", "--flow_root_dir")
     ranks.start()
     method = functools.cache(lambda: METHODS[cfg.flow_method](weights(), cfg.device))
     mine = ranks.share([len(flow.needed) for flow in flows])
     with progress(sum(len(flows[k].needed) for k in mine), "frame", "flow") as bar:
-        for video in (dataset.videos[k] for k in mine):
-            flow = flow_of(video)
-            if flow.state[0] != "done":
-                with locked(video.flow_folder):
-                    flow = flow_of(video)
-                    count += len(flow.todo)
-                    bar.update(len(flow.needed) - len(flow.todo))
-                    calculate(cfg, method, flow, bar.update)
-            else:
-                bar.update(len(flow.needed))
-            if cfg.verify:
-                record.verify(flow.path, stages.flow_contents(video))
+        count = sum(complete(cfg, method, functools.partial(flow_of, dataset.videos[k]), bar.update) for k in mine)
     count = sum(ranks.from_all(count))
     print(f"wrote {count:,} flow files in {Path(cfg.flow_root_dir, dataset.name)} in {clock():,.0f} s "
           f"({total - count:,} already done)")
     print_next("extract_bbox.py", cfg)
 
 
+def complete(cfg, method, flow_now, tick):
+    """Calculates a video's missing flow, and verifies all of it with --verify; returns the number of files written."""
+    flow, count = flow_now(), 0
+    if flow.state[0] == "done":
+        tick(len(flow.needed))
+    else:
+        with locked(flow.video.flow_folder):
+            flow = flow_now()
+            count = len(flow.todo)
+            tick(len(flow.needed) - count)
+            calculate(cfg, method, flow, tick)
+    if cfg.verify:
+        record.verify(flow.path, stages.flow_contents(flow.video))
+    return count
+
+
 def calculate(cfg, method, flow, tick):
-    """Writes the flow files that a video lacks, and its record."""
+    """Writes a video's missing flow files, and its record."""
     clock, repeated = Clock(), set()
     flow.begin()
     with finishing("the current frames") as stopping:
@@ -79,7 +84,7 @@ def calculate(cfg, method, flow, tick):
 
 
 def flow_of_frames(cfg, method, flow, repeated, stopping):
-    """Yields each frame to do and its flow (384, 512, 2), in order, until `stopping` is no longer empty."""
+    """Yields each missing frame and its flow (384, 512, 2), in order, until `stopping` is no longer empty."""
     threads = workers(cfg.num_workers)
     pairs = [pair_of(t, len(flow.video) - 1) for t in flow.todo]
     numbers = sorted({t for pair in pairs for t in pair})

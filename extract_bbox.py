@@ -1,16 +1,16 @@
 #!/usr/bin/env python
-"""Find the foreground boxes of every frame: detected objects and whatever else moves (paper, section 3.1).
+"""Find the foreground boxes of every frame: detected objects and anything else that moves (paper, section 3.1).
 
 1. The detector's boxes of all classes with score > 0.2 that are not too small.
 2. A box is dropped if a larger one covers more than 0.6 of it.
-3. Motion boxes: bounding rectangles of what moves (u^2 + v^2 > 1 in the optical flow) outside those boxes.
+3. Motion boxes: bounding rectangles of moving pixels (u^2 + v^2 > 1 in the optical flow) outside those boxes.
 
---detector none takes motion boxes alone; --boxes_from FILE takes boxes that others published and looks at no frame.
+--detector none uses only motion boxes; --boxes_from FILE uses published boxes and reads no frames.
 
 reads   raw_datasets/D and optical_flow/D
 writes  data/D/MODE/bboxes.npy      (N, 5) float32: frame, x1, y1, x2, y2, sorted by frame
         data/D/MODE/boxes.json      what they were made from
-Frames are numbered from 0 through all videos of the mode. A box with no pixel inside the image can't become a cube: it
+Frames are numbered from 0 across all videos of the mode. A box with no pixel inside the image cannot become a cube: it
 is dropped here, with a count, and never later. Run the same command to resume after the last finished video.
 """
 
@@ -31,7 +31,7 @@ from utils.errors import UserError
 from utils.run import finishing, print_next, progress, run
 from utils.stc import crop, not_empty
 
-FLOW_SIZE = (512, 384)  # width and height, by calc_optical_flow.py
+FLOW_SIZE = (512, 384)  # width and height, of calc_optical_flow.py
 NO_BOXES = np.empty((0, 4), np.float32)
 
 
@@ -49,13 +49,13 @@ def main():
 
 
 def source_of(cfg):
-    """What the boxes come from."""
+    """What the boxes come from, for the record."""
     known = stages.input_of(stages.folder_of(cfg) / "boxes.json")
     return detector.source(cfg.boxes_from, cfg.detector, cfg.detector_weights, cfg.detector_scale, known)
 
 
 def extract(cfg, dataset, stage):
-    """Writes the boxes of each video into a file of its own; returns names of frames that the previous one was taken for."""
+    """Writes the boxes of each video to its own file; returns names of frames that were replaced by the previous one."""
     repeated = set()
     find = finder(cfg, dataset, repeated)
     mine = [dataset.videos[k] for k in ranks.share([len(video.chosen) for video in dataset.videos])]
@@ -70,12 +70,12 @@ def extract(cfg, dataset, stage):
 
 
 def of_video(video):
-    """The name under which the boxes of one video lie until all are done."""
+    """The file name of one video's boxes until all are done."""
     return f"{video.first:08d}.json"
 
 
 def join(dataset, stage, repeated, given):
-    """Puts the boxes of all videos into one file, or checks the one that the user gave; returns the record's facts."""
+    """Joins the boxes of all videos in one file, or checks the user's own; returns the record's facts."""
     sizes, dropped, path = [frames.size_of(video) for video in dataset.videos], 0, stage.folder / "bboxes.npy"
     if stage.given:
         rows = files.load_array(path)
@@ -86,8 +86,8 @@ def join(dataset, stage, repeated, given):
         dropped = sum(int((~inside).sum()) for inside in kept)
         files.save_array(stage.file("bboxes.npy"), rows)
     if not len(rows):
-        way = f"--boxes_from {given} must hold boxes of this dataset and mode" if given else (
-            "lower --min_area, --motion_thr or --score_thr, or take boxes from elsewhere with --boxes_from")
+        way = f"--boxes_from {given} must have boxes of this dataset and mode" if given else (
+            "lower --min_area, --motion_thr or --score_thr, or use other boxes with --boxes_from")
         raise UserError(f"no box in {len(dataset.chosen):,} frames of {dataset.name}: {way}")
     boxes = checked(Boxes(rows, dataset.num_frames, [video.first for video in dataset.videos], sizes, {}), path)
     for text in warnings(dataset, boxes, repeated, dropped):
@@ -98,25 +98,25 @@ def join(dataset, stage, repeated, given):
 
 
 def warnings(dataset, boxes, repeated, dropped):
-    """What the user should know of these boxes, a line each."""
+    """What the user should know about these boxes, one line each."""
     noisy = [v.name for v in dataset.videos if boxes.frames_covered(v.first, len(v)) > 0.2 * len(v.chosen)]
     if noisy:
         yield (f"{', '.join(noisy)}: in more than a fifth of the frames one box covers nearly the whole image, so single "
-               "objects will hardly show: noise or a moving camera is taken for motion; a higher --motion_thr (4, 16) or "
-               "smaller frames (tools.prepare_videos --long_side) may help")
+               "objects will hardly be found, because noise or camera motion counts as motion: a higher --motion_thr (4, "
+               "16) or smaller frames (tools.prepare_videos --long_side) may help")
     if repeated:
         yield f"{len(repeated):,} frames are damaged; each was replaced by the previous frame"
     if dropped:
-        yield f"{dropped:,} boxes dropped: no pixel of theirs is inside the image"
+        yield f"{dropped:,} boxes were dropped: they have no pixel inside the image"
 
 
 def finder(cfg, dataset, repeated):
     """A function: video -> (n, 4) boxes for each of its chosen frames, in order, before motion boxes.
 
-    repeated: the set to which frames are added that are damaged and replaced by the previous one.
+    repeated: a set to which damaged frames, replaced by the previous one, are added.
     """
     if cfg.boxes_from:
-        print(f"reads {cfg.boxes_from}")
+        print(f"reading {cfg.boxes_from}")
         published = read_boxes(cfg.boxes_from, dataset.num_frames)
         require_geometry(published, [(v.first, len(v), frames.size_of(v)) for v in dataset.videos], cfg.boxes_from)
 
@@ -168,7 +168,7 @@ def boxes_of_video(cfg, video, found, tick):
 
 
 def pairs_of(cfg, video):
-    """For each chosen frame the two grey frames (H, W) that its flow is between, where the noise gate needs them."""
+    """For each chosen frame the two grey frames (H, W) of its flow, if the noise gate needs them."""
     if cfg.noise_gate == "off" or cfg.boxes_from:
         return itertools.repeat(None)
     pairs = [[t, t + 1] if t + 1 < len(video) else [max(t - 1, 0), t] for t in video.chosen]
@@ -178,7 +178,7 @@ def pairs_of(cfg, video):
 
 
 def motion_boxes(cfg, flow, boxes, pair):
-    """(m, 4) float32 boxes of what moves in the flow (H, W, 2) outside the boxes (n, 4); pair: see pairs_of."""
+    """(m, 4) float32 boxes of moving pixels in the flow (H, W, 2) outside the boxes (n, 4); pair: see pairs_of."""
     camera = camera_motion(flow) if cfg.global_motion == "remove" else np.zeros_like(flow, np.float32)
     scale = np.array(flow.shape[1::-1]) / FLOW_SIZE  # vectors are in pixels of the frame as flow methods see it
     where = True if pair is None else changed(*pair, (camera * scale).astype(np.float32))

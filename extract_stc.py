@@ -43,10 +43,10 @@ def main():
 
 def extract(cfg, dataset, boxes, stage):
     """Fills the cube files, each rank its share of the videos; returns the frames replaced by the previous one."""
-    print(f"reads {stage.folder / 'bboxes.npy'}: {len(boxes):,} boxes")
+    print(f"reading {stage.folder / 'bboxes.npy'}: {len(boxes):,} boxes")
     for name, (channels, dtype) in stages.cube_files(cfg).items() if ranks.RANK == 0 else ():
         shape = (len(boxes), channels, cfg.patch_size, cfg.patch_size)
-        print(f"writes {stage.folder / name}: {' x '.join(map(str, shape))} {dtype}, "
+        print(f"writing {stage.folder / name}: {' x '.join(map(str, shape))} {dtype}, "
               f"{math.prod(shape) * dtype.itemsize / 1e6:,.0f} MB")
         files.create_array(stage.file(name), dtype, shape)
     ranks.wait()
@@ -54,10 +54,9 @@ def extract(cfg, dataset, boxes, stage):
     mine, repeated = ranks.share([own.stop - own.start for own in rows]), set()
     with progress(sum(rows[k].stop - rows[k].start for k in mine), "cube", "cubes") as bar:
         for k, name in itertools.product(mine, stages.cube_files(cfg)):
-            with files.rows_from(stage.part / name, rows[k].start) as file:
-                for cubes in cut_video(cfg, dataset.videos[k], boxes.rows[rows[k]], boxes.sizes[k], name, repeated):
-                    file.write(cubes.data)
-                    bar.update(len(cubes) if name == "stc_raw.npy" else 0)
+            parts = cut_video(cfg, dataset.videos[k], boxes.rows[rows[k]], boxes.sizes[k], name, repeated)
+            for count in files.write_rows(stage.part / name, rows[k].start, parts):
+                bar.update(count if name == "stc_raw.npy" else 0)
     return sorted(set().union(*ranks.from_all(repeated)))
 
 

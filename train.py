@@ -29,7 +29,7 @@ import torch
 from models.cae import ReconCAE, errors
 from models.ending import Ending
 from models.spr import self_paced_weights, thresholds, weighted_loss
-from models.training import EpochLog, Training, collect, resumed
+from models.training import EpochLog, Training, collect, learned, resumed
 from utils import ranks, stages
 from utils.boxes import Boxes
 from utils.config import parse_config
@@ -58,7 +58,7 @@ def train(cfg, stage, cubes, boxes):
     block = boxes.block((cfg.h_block, cfg.w_block))  # (N,)
     for note in boxes.record["notes"]:  # before spending hours: were all videos there?
         print(note)
-    print(f"reads {stage.folder}: {len(cubes):,} cubes in {len(np.unique(block))} of {cfg.h_block}x{cfg.w_block} blocks, "
+    print(f"reading {stage.folder}: {len(cubes):,} cubes in {len(np.unique(block))} of {cfg.h_block}x{cfg.w_block} blocks, "
           f"{cfg.precision} on {cubes.device}")
     warn_of_busy_cores(cubes.device)
     cubes.to_device()
@@ -67,7 +67,9 @@ def train(cfg, stage, cubes, boxes):
         place = divmod(int(number), cfg.w_block)
         own = BlockCubes(cubes, np.flatnonzero(block == number), cfg.batch_size, cfg.seed, place)
         trained[number] = train_block(cfg, stage, own)
-    return collect(stage, block, trained) if ranks.RANK == 0 else {}
+    if ranks.RANK:
+        return {}
+    return collect(stage, block, trained) | {"learned": learned(trained, cubes.mean_cube_error())}
 
 
 def train_block(cfg, stage, cubes):
@@ -104,8 +106,7 @@ def train_epochs(cfg, model, cubes, state, ending, autocast, path):
                 log, weights, step = train_epoch(
                     network, optimizer, cubes.shuffled(epoch), epoch - 1, state.step, autocast, cfg, bar.update)
                 state.add_epoch(model, optimizer, cubes.in_order(weights, epoch), step, log, clock(), ending.kept)
-                if ending.is_scored(epoch) and epoch < cfg.epochs:
-                    state.epoch_scores[epoch] = ending.after(epoch, model, cubes, state, autocast)[1]
+                ending.score(epoch, model, cubes, state, autocast)
                 state.save(path)
             bar.write(f"block {state.describe(cfg.epochs)}", file=None)
 

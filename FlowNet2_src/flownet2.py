@@ -1,4 +1,4 @@
-"""FlowNet 2.0: optical flow of two images (Ilg et al., CVPR 2017), and the reading of its published weights."""
+"""FlowNet 2.0: optical flow between two images (Ilg et al., CVPR 2017), and the loader of its published weights."""
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ FIX = "python -m tools.download_weights flownet2"
 
 
 class FlowNet2(nn.Module):
-    """FlowNetC, then twice a FlowNetS that refines; FlowNetSD beside them; FlowNetFusion joins the two flows."""
+    """FlowNetC, refined by two FlowNetS; FlowNetSD in parallel; FlowNetFusion merges the two flows."""
 
     def __init__(self):
         super().__init__()
@@ -26,7 +26,7 @@ class FlowNet2(nn.Module):
 
     def forward(self, images):
         """images: (B, 3, 2, H, W) float, BGR 0..255, first and second image. Returns the flow (B, 2, H, W), x first, in
-        pixels from the first image to the second. Raises ValueError if H or W is no multiple of 64.
+        pixels from the first image to the second. Raises ValueError if H or W is not a multiple of 64.
         """
         check_shape(images)
         images = (images - images.mean(dim=(2, 3, 4), keepdim=True)) / 255
@@ -46,7 +46,7 @@ class FlowNet2(nn.Module):
 def check_shape(images):
     shape = tuple(images.shape)
     if len(shape) != 5 or shape[1:3] != (3, 2) or 0 in shape or shape[3] % 64 or shape[4] % 64:
-        raise ValueError(f"FlowNet2 takes images (B, 3, 2, H, W) with H and W multiples of 64, not {shape}")
+        raise ValueError(f"FlowNet2 needs images (B, 3, 2, H, W) with H and W multiples of 64, not {shape}")
 
 
 def upsample(flow, mode):
@@ -64,4 +64,4 @@ def with_error(pair, flow):
 def load_flownet2(path):
     """FlowNet2, frozen, with the weights of `FlowNet2_checkpoint.pth.tar`. Raises UserError (utils.weights.load_published)."""
     model = load_published(FlowNet2, path, FIX)
-    return model.to(memory_format=torch.channels_last).requires_grad_(False)  # faster on the CPU, half the room
+    return model.to(memory_format=torch.channels_last).requires_grad_(False)  # faster on the CPU, half the memory

@@ -1,6 +1,6 @@
-"""The methods of optical flow, each as an object that prepares frames and turns pairs of them into flow.
+"""The optical flow methods, each an object that prepares frames and turns pairs of them into flow.
 
-`batch` is the number of pairs that it takes at once, `threaded` whether several threads may call it.
+`batch` is the number of pairs processed at once, `threaded` whether several threads may call it.
 """
 
 import threading
@@ -13,17 +13,17 @@ from utils import files
 from utils.device import InParts, device_of
 from utils.errors import UserError
 
-WIDTH, HEIGHT = 512, 384  # what frames are resized to
+WIDTH, HEIGHT = 512, 384  # frames are resized to this
 FLOWNET2_WEIGHTS = Path(__file__).resolve().parent / "pretrained" / "FlowNet2_checkpoint.pth.tar"
 
 
 class OpenCV:
-    """What OpenCV's methods share: grey images, one pair at a time, and an object of their own for each thread."""
+    """Common to OpenCV's methods: grey images, one pair at a time, one object per thread."""
 
     batch, threaded = 1, True
 
     def __init__(self, weights, device):
-        self.local = threading.local()  # the objects are not safe to share
+        self.local = threading.local()  # the objects are not thread-safe
 
     def prepare(self, frame):
         """(H, W, 3) uint8 BGR -> (384, 512) uint8."""
@@ -44,14 +44,14 @@ class Dis(OpenCV):
 
 
 class TvL1(OpenCV):
-    """Dual TV-L1 (Zach et al., 2007): a fourteenth of the time of OpenCV's own settings, and as quiet where nothing moves."""
+    """Dual TV-L1 (Zach et al., 2007): 14 times faster than with OpenCV's default settings, and as quiet where nothing moves."""
 
     def create(self):
         return cv2.optflow.DualTVL1OpticalFlow_create(nscales=4, warps=2, epsilon=0.05)
 
 
 class Network:
-    """What the two networks share: batches of resized BGR images on the device."""
+    """Common to the two networks: batches of resized BGR images on the device."""
 
     threaded = False
 
@@ -114,15 +114,15 @@ METHODS = {"dis": Dis, "tvl1": TvL1, "flownet2": FlowNet2, "raft": Raft}
 
 
 def stamp(weights):
-    """What a weights file is, by name and content."""
+    """The identity of a weights file: name and content."""
     return files.identity(weights) if weights else ""
 
 
 def weights_file(method, given):
-    """The weights file that a method reads, or None. Raises UserError if the official one is not there."""
+    """The weights file that a method reads, or None. Raises UserError if the official one is missing."""
     if given or method != "flownet2":
         return Path(given) if given else None
     if not FLOWNET2_WEIGHTS.is_file():
-        raise UserError(f"{FLOWNET2_WEIGHTS}: FlowNet2's weights are not there: fetch them with "
-                        "python -m tools.download_weights flownet2, or take --flow_method tvl1 or dis, which need none")
+        raise UserError(f"{FLOWNET2_WEIGHTS}: no FlowNet2 weights: fetch them with "
+                        "python -m tools.download_weights flownet2, or use --flow_method tvl1 or dis, which need none")
     return FLOWNET2_WEIGHTS

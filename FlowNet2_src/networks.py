@@ -1,6 +1,6 @@
 """The networks that FlowNet 2.0 stacks (Ilg et al., CVPR 2017, section 3 and supplement).
 
-Attribute names are those of the published weights. All maps are (B, C, H, W); "level n" is 2^n times smaller than the
+Attribute names match the published weights. All maps are (B, C, H, W); "level n" is 2^n times smaller than the
 image. Each network returns its finest flow, in its own unit, as (B, 2, h, w).
 """
 
@@ -14,7 +14,7 @@ SLOPE = 0.1
 
 
 def conv(inputs, outputs, kernel=3, stride=1):
-    """Convolution and LeakyReLU; the size stays, or is halved by stride 2."""
+    """Convolution and LeakyReLU; stride 2 halves the size."""
     padding = (kernel - 1) // 2
     return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, padding), nn.LeakyReLU(SLOPE, inplace=True))
 
@@ -25,10 +25,10 @@ def deconv(inputs, outputs):
 
 
 class CoarseToFine(nn.Module):
-    """The decoder of all networks: from level to level a flow, refined with the encoder's map of that level.
+    """The decoder of all networks: level by level it refines the flow with the encoder's map of that level.
 
     top, channels: level and channels of the coarsest map; levels: (encoder channels, deconvolution channels) of every
-    finer level in turn. `inter_conv` puts one more convolution before each finer flow.
+    finer level in turn. `inter_conv` adds a convolution before each finer flow.
     """
 
     def __init__(self, top, channels, levels, inter_conv=False, upsample_bias=True):
@@ -43,7 +43,7 @@ class CoarseToFine(nn.Module):
             self.add_module(f"deconv{level}", deconv(channels, deconvolution))
             channels = encoder + deconvolution + 2
             if inter_conv:
-                # a Sequential of one, as the published names have it
+                # a Sequential of one, to match the published names
                 self.add_module(f"inter_conv{level}", nn.Sequential(nn.Conv2d(channels, deconvolution, 3, padding=1)))
             self.predict_layer(level, deconvolution if inter_conv else channels)
 
@@ -63,7 +63,7 @@ class CoarseToFine(nn.Module):
 
 
 class FlowNet(CoarseToFine):
-    """What FlowNetC, FlowNetS and FlowNetSD share: the encoder from level 3 on and the decoder back to level 2."""
+    """Common to FlowNetC, FlowNetS and FlowNetSD: the encoder from level 3 on and the decoder back to level 2."""
 
     def __init__(self, inter_conv=False, upsample_bias=True):
         super().__init__(6, 1024, [(512, 512), (512, 256), (256, 128), (128, 64)], inter_conv, upsample_bias)
@@ -114,7 +114,7 @@ class FlowNetS(FlowNet):
 
 
 class FlowNetSD(FlowNet):
-    """For small displacements: small kernels, started at full size: (B, 6, H, W) -> (B, 2, H/4, W/4)."""
+    """For small displacements: small kernels, starting at full size: (B, 6, H, W) -> (B, 2, H/4, W/4)."""
 
     def __init__(self):
         super().__init__(inter_conv=True)
@@ -130,7 +130,7 @@ class FlowNetSD(FlowNet):
 
 
 class FlowNetFusion(CoarseToFine):
-    """Joins the flow for large and the one for small displacements: (B, 11, H, W) -> (B, 2, H, W)."""
+    """Merges the flows for large and for small displacements: (B, 11, H, W) -> (B, 2, H, W)."""
 
     def __init__(self):
         super().__init__(2, 128, [(128, 32), (64, 16)], inter_conv=True)

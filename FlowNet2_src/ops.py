@@ -9,7 +9,7 @@ from itertools import product
 import torch
 import torch.nn.functional as F
 
-MAX_DISPLACEMENT = 20  # pixels of the feature map, to every side
+MAX_DISPLACEMENT = 20  # pixels of the feature map, in every direction
 STEP = 2
 SHIFTS = 2 * MAX_DISPLACEMENT // STEP + 1  # 21 in each direction
 
@@ -24,9 +24,9 @@ def correlation(first, second):
     first = (first / channels).permute(0, 2, 3, 1)  # (B, H, W, C)
     second = F.pad(second.permute(0, 2, 3, 1), (0, 0) + (MAX_DISPLACEMENT,) * 4)  # (B, H + 40, W + 40, C)
     result = first.new_empty(batch, SHIFTS, SHIFTS, height, width)
-    # In steps of 2 a pixel meets pixels of its own parity alone: four separate sub-grids, each with steps of 1. There
-    # row y meets the 21 padded rows from y on, which lie one after another in memory, so that one matrix product does
-    # a whole row of pixels; it compares each with whole rows, and a strided view picks the 21 columns that count.
+    # With steps of 2 a pixel is only compared with pixels of its own parity: four separate sub-grids, each with steps
+    # of 1. There row y meets the 21 padded rows from y on, which are contiguous in memory, so one matrix product does
+    # a whole row of pixels; it compares each with whole rows, and a strided view picks the 21 relevant columns.
     for sample, top, left in product(range(batch), range(STEP), range(STEP)):
         pixels = first[sample, top::STEP, left::STEP].contiguous()  # (h, w, C)
         others = second[sample, top::STEP, left::STEP].contiguous()  # (h + 20, w + 20, C)
@@ -41,12 +41,12 @@ def correlation(first, second):
 
 
 def resample2d(image, flow):
-    """Warps an image backwards: each pixel is fetched from where the flow points, bilinearly, at most from the border.
+    """Warps an image backwards: each pixel is sampled bilinearly where the flow points, clamped to the border.
 
     image: (B, C, H, W); flow: (B, 2, H, W) in pixels, x first. Returns (B, C, H, W) in the image's type.
     """
     height, width = image.shape[-2:]
-    # float32 at least: bfloat16 can't tell column 400 from column 401.
+    # At least float32: bfloat16 cannot tell column 400 from column 401.
     y = torch.arange(height, device=flow.device, dtype=torch.float32)[:, None] + flow[:, 1]  # (B, H, W)
     x = torch.arange(width, device=flow.device, dtype=torch.float32) + flow[:, 0]  # (B, H, W)
     grid = torch.stack((x * (2 / max(width - 1, 1)) - 1, y * (2 / max(height - 1, 1)) - 1), dim=-1)  # (B, H, W, 2)

@@ -1,8 +1,8 @@
-"""FlowNet2's correlation layer against the obvious version, which unfolds all 441 neighbours of every pixel.
+"""FlowNet2's correlation layer compared with the obvious version, which unfolds all 441 neighbours of every pixel.
 
     python -m benchmarks.correlation
 
-At the size that FlowNetC sees for a Ped2 frame (256 channels of 48x64). Each version runs in a process of its own, so that
+At the size that FlowNetC sees for a Ped2 frame (256 channels of 48x64). Each version runs in its own process, so that
 its peak memory is its own; times are the median of 5.
 """
 
@@ -20,7 +20,7 @@ from FlowNet2_src.ops import MAX_DISPLACEMENT, SHIFTS, STEP, correlation
 
 
 def unfolded(first, second):
-    """`correlation` by unfold: every pixel's neighbourhood copied out, then multiplied and averaged."""
+    """`correlation` by unfold: every pixel's neighbourhood is copied out, then multiplied and averaged."""
     batch, channels, height, width = first.shape
     padded = F.pad(second, (MAX_DISPLACEMENT,) * 4)
     around = F.unfold(padded, (height, width), stride=STEP)  # (B, C H W, 441)
@@ -45,7 +45,7 @@ def measure(name):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--version", choices=VERSIONS, help="measure one of them, in this process")
+    parser.add_argument("--version", choices=VERSIONS, help="measure only this version, in this process")
     chosen = parser.parse_args().version
     if chosen:
         return measure(chosen)

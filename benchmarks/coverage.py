@@ -1,4 +1,4 @@
-"""How often the bootstrap's 95% interval over videos holds the true AUROC, by simulation.
+"""How often the bootstrap's 95% interval over videos contains the true AUROC, by simulation.
 
     python -m benchmarks.coverage
 
@@ -19,12 +19,12 @@ def videos_of(count, rng, frames=100):
     level, gap = rng.normal(0, 0.5, (count, 1)), rng.normal(1.5, 0.7, (count, 1))
     start, length = rng.integers(0, frames, (2, count, 1))
     labels = (np.arange(frames) >= start) & (np.arange(frames) < start + length)  # one event, to the video's end at most
-    noise = rng.normal(0, 1, (count, frames // 10)).repeat(10, axis=1)  # ten frames in a row are alike
+    noise = rng.normal(0, 1, (count, frames // 10)).repeat(10, axis=1)  # ten successive frames are alike
     return (level + gap * labels + noise).ravel(), labels.ravel(), np.arange(count).repeat(frames)
 
 
 def coverage(videos, trials, times, seed=0):
-    """What `summary` says of the suite's interval, and of plain quantiles of the resampled figures."""
+    """The `summary` of the suite's interval, and of plain quantiles of the resampled figures."""
     rng = np.random.default_rng(seed)
     truth = metrics.evaluate(*videos_of(20_000, rng)[:2])["auroc"]
     drawn = bootstrap.resamples(videos, times)
@@ -38,7 +38,7 @@ def coverage(videos, trials, times, seed=0):
 
 
 def summary(ends, truth):
-    """Shares of intervals (n, 2) that hold the truth, lie above it, below it; their mean width."""
+    """Shares of intervals (n, 2) that contain the truth, lie above it, below it; their mean width."""
     above, below = (ends[:, 0] > truth).mean(), (ends[:, 1] < truth).mean()
     return {"covered": 1 - above - below, "above": above, "below": below, "width": np.diff(ends).mean()}
 

@@ -1,10 +1,10 @@
-"""Motion boxes of noisy, shaken and flickering copies of clips against those of the clips as they are.
+"""Motion boxes of noisy, shaken and flickering copies of clips, compared with those of the original clips.
 
     python -m benchmarks.degraded FOLDERS_OF_FRAMES... [--flow_method dis] [--frames 60] [--min_area 100]
 
-For each clip a table: recall / precision in % (a box is found where one of the other side has an IoU of 0.5), by what is done
-to the clip and by --global_motion and --noise_gate. The noise is Gaussian of 8 grey levels, a shake moves each frame by up to 3
-pixels in x and in y, light flickers by a factor of 0.85 to 1.15. Nothing is random twice: the same seed, the same table.
+For each clip a table: recall / precision in % (a box is found if one on the other side has an IoU of 0.5), by kind of
+degradation and by --global_motion and --noise_gate. The noise is Gaussian of 8 grey levels, a shake moves each frame by up to 3
+pixels in x and in y, light flickers by a factor of 0.85 to 1.15. The same seed gives the same table.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""What a card gives: one command for whoever has one, some minutes, one JSON record.
+"""Speed on a GPU: one command, some minutes, one JSON record.
 
     python -m benchmarks.gpu [--out gpu.json]                            the first card
     torchrun --nproc_per_node=N -m benchmarks.gpu                        also training on N cards
     python -m benchmarks.gpu --device cpu                                a reduced form that only shows that it runs
 
 The record: scores of one network on the CPU and on the card, in fp32, tf32 and bf16; items per second of the five stages, each
-with its floor (the network alone on prepared tensors; cubes, which the CPU cuts out, are the floor of their stage); training in
+with its floor (the network alone on prepared tensors; none for cubes, which the CPU crops); training in
 each number format, channels_last and NCHW; peak memory of the card; AUROC of the demo, trained on the card. Networks have
 random weights: speed does not depend on them.
 """
@@ -51,7 +51,7 @@ def main():
     ranks.start(device)
     size = FULL if device.type == "cuda" else REDUCED
     if size is REDUCED:
-        print(f"reduced: there is no card here, so this only shows that the benchmark runs on {device}; its rates mean nothing")
+        print(f"reduced: no card found, so this only shows that the benchmark runs on {device}; its rates mean nothing")
     formats = [word for word in FORMATS if device.type == "cpu" or FORMATS[word].native(device)]
     record = {"reduced": size is REDUCED, "device": name_of(device), "torch": torch.__version__, "cuda": torch.version.cuda,
               "python": platform.python_version(), "processes": ranks.WORLD, "training_cubes_per_second": {}}
@@ -98,7 +98,7 @@ def training(size, word, layout, device):
     network = ranks.network_of(ReconCAE(size.width, 5, True).to(device, memory_format=layout))
     optimizer, autocast = torch.optim.Adam(network.parameters()), precision_of(word, device)
     batches, plain = batches_of(size, layout, device), SimpleNamespace(**{**vars(CFG), "sp_mode": "none"})
-    if ranks.WORLD > 1:  # as many epochs on each process
+    if ranks.WORLD > 1:  # the same number of epochs on each process
         size = SimpleNamespace(**{**vars(size), "seconds": 0.0})
 
     def epoch(cfg):
@@ -140,7 +140,7 @@ def flow(size, device):
 
 
 def boxes(size, device):
-    """YOLOv3 at scale 608 from decoded frames; biased so that it finds next to nothing, as trained ones do."""
+    """YOLOv3 at scale 608 from decoded frames; biased so that it finds few objects, like a trained one."""
     network = yolov3.YOLOv3()
     for pred in network.bbox_head.convs_pred:
         torch.nn.init.constant_(pred.bias, -8)
@@ -155,13 +155,13 @@ def boxes(size, device):
 
 
 def cubes(size, device):
-    """Cropping and resizing, which the CPU does."""
+    """Cropping and resizing, on the CPU."""
     images, places = [np.zeros((240, 360, 3), np.uint8)] * 5, np.tile([0, 0, 40, 40], (100, 1))
     return measured(100, lambda: crops(images, places, 32), size, torch.device("cpu"))
 
 
 def scoring(size, device):
-    """The network's forward pass with the errors, and alone."""
+    """The network's forward pass with and without the errors."""
     model, autocast = ReconCAE(size.width, 5, True).to(device, memory_format=torch.channels_last).eval(), nullcontext()
     (raw, flow_cubes, _), *_ = batches_of(size, torch.channels_last, device)
     precision_of("fp32", device)

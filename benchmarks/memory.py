@@ -2,10 +2,10 @@
 
     python -m benchmarks.memory
 
-Anonymous resident memory (RssAnon: what the system cannot take back) of train.py's loop and of scoring, over --steps
+Anonymous resident memory (RssAnon: what the system cannot reclaim) of train.py's loop and of scoring, over --steps
 batches spread across a cube file of 10,000 rows and one of 1,200,000 (ShanghaiTech in mode merge), which is sparse: it
-takes no room on the disk. Each in a process of its own; the highest of all steps counts. Speed is not measured. The few
-bytes per cube that a whole run keeps (docs/CLUSTER.md, "Memory") are not in it.
+uses no disk space. Each runs in its own process; the highest of all steps counts. Speed is not measured. The few bytes
+per cube that a full run keeps (docs/CLUSTER.md, "Memory") are not included.
 """
 
 import argparse
@@ -29,7 +29,7 @@ SIZES = (10_000, 1_200_000)
 
 
 def anonymous():
-    """Megabytes of this process's memory that no file stands behind."""
+    """Megabytes of this process's memory that are not backed by a file."""
     return int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text()).group(1)) / 1024
 
 
@@ -58,7 +58,7 @@ def measure(count, steps, width):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200, metavar="N")
-    parser.add_argument("--width", type=int, default=32, metavar="F", help="of the autoencoder")
+    parser.add_argument("--width", type=int, default=32, metavar="F", help="width of the autoencoder")
     parser.add_argument("--inside", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.inside:

@@ -1,11 +1,11 @@
-"""The same work as the official code goes about it, beside ours, on the same frames.
+"""The same work done the official code's way and ours, on the same frames.
 
     python -m benchmarks.official_way --dataset_name UCSDped2
 
-Official way: each frame decoded once for every window that it is in; two files per training cube; one image painted per box and
-the highest pixel taken; float32 in NCHW. Written anew for this comparison, for the same numbers: cubes and frame scores are
-compared. Official way and ours take turns, the median of --repeat counts; in one process, all cores; the first --frames frames;
---cubes cubes for the training.
+Official way: each frame is decoded once for every window that contains it; two files per training cube; one image painted per
+box, whose highest pixel is the score; float32 in NCHW. It was rewritten for this comparison and gives the same cubes and frame
+scores, which is checked. Both ways alternate, the median of --repeat counts; in one process, all cores; the first --frames
+frames; --cubes cubes for training.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from utils.stc import crop
 
 
 def medians(repeat, *functions):
-    """Median seconds of each of the functions, which take turns."""
+    """Median seconds of each of the functions, which alternate."""
     seconds = [[] for _ in functions]
     for _ in range(repeat):
         for function, taken in zip(functions, seconds):
@@ -43,7 +43,7 @@ def medians(repeat, *functions):
 
 
 def official_cubes(videos, boxes, folder):
-    """Every frame's window is decoded anew; each cube goes into two files (raw, flow of zeros)."""
+    """Decodes every frame's window again; writes each cube to two files (raw, flow of zeros)."""
     folder.mkdir(exist_ok=True)
     for video in videos:
         for t in video.chosen:
@@ -55,7 +55,7 @@ def official_cubes(videos, boxes, folder):
 
 
 def official_frame_scores(box_scores, boxes, num_frames, size):
-    """Each box is painted on an image of its own, where it is higher; the frame's score is the highest pixel."""
+    """Paints each box on its own image; the frame's score is the highest pixel."""
     scores = np.empty(num_frames)
     for frame in range(num_frames):
         image = np.full(size, metrics.NO_BOX)
@@ -91,7 +91,7 @@ def official_step(model, optimizer, raw):
 
 
 def our_training(block, cfg):
-    """The same by train.py's loop, in bf16."""
+    """The same with train.py's loop, in bf16."""
     torch.manual_seed(0)
     model = ReconCAE(32).to(memory_format=torch.channels_last)
     autocast = precision_of("bf16", torch.device("cpu"))
@@ -137,8 +137,8 @@ def compare(name, frames, count, repeat):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset_name", default="demo", metavar="D", help="with frames in folders, each of one size")
-    parser.add_argument("--frames", type=int, default=1000, metavar="N", help="at least that many, in whole videos")
+    parser.add_argument("--dataset_name", default="demo", metavar="D", help="with frames in folders, all of one size")
+    parser.add_argument("--frames", type=int, default=1000, metavar="N", help="at least this many, in whole videos")
     parser.add_argument("--cubes", type=int, default=2560, metavar="N")
     parser.add_argument("--repeat", type=int, default=3, metavar="N")
     args = parser.parse_args()

@@ -1,10 +1,10 @@
-"""Training and scoring in each number format, beside the official way, with and without bf16 instructions.
+"""Training and scoring in each number format, compared with the official way, with and without bf16 instructions.
 
     python -m benchmarks.precision
 
 Official way: float32, NCHW. Ours: train.py's loop and test.py's scoring, channels_last, in fp32 and in bf16. Random cubes,
-width 32, self-paced. In each of two processes, one of which hides what came after AVX2 from torch and oneDNN, all take turns;
-the median of --repeat counts. Share of torch.mm: what a step computes per second, of what torch.mm reaches in that format.
+width 32, self-paced. In each of two processes, one of which hides instructions newer than AVX2 from torch and oneDNN, all
+alternate; the median of --repeat counts. Share of torch.mm: a step's speed relative to torch.mm in that format.
 """
 
 import argparse
@@ -29,7 +29,7 @@ HIDDEN = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 
 
 class RandomCubes:
-    """As utils.cubes.Cubes, from memory."""
+    """Like utils.cubes.Cubes, from memory."""
 
     device = torch.device("cpu")
 
@@ -99,7 +99,7 @@ def measure(count, repeat):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cubes", type=int, default=256, metavar="N", help="of a batch")
+    parser.add_argument("--cubes", type=int, default=256, metavar="N", help="batch size")
     parser.add_argument("--repeat", type=int, default=7, metavar="N")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -9,7 +9,7 @@ from utils.config import SUITE
 
 
 def script(name, *words):
-    """Runs a stage in this process, in silence, so that imports don't count."""
+    """Runs a stage in this process without output, so that imports do not count."""
     argv, sys.argv = sys.argv, [name, *map(str, words)]
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

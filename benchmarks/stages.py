@@ -1,11 +1,11 @@
-"""Every stage beside its floor: what no version could beat, measured in the same run.
+"""Every stage compared with its floor: what no version could beat, measured in the same run.
 
     python -m benchmarks.stages                                    the demo's videos (python -m tools.make_demo)
     python -m benchmarks.stages --dataset_name UCSDped2 --videos 1-4       real ones
     python -m benchmarks.stages --stages train scoring --repeat 3
 
-A row per stage: items per second of the stage and of its floor, their ratio (how many times longer the stage takes), peak
-memory of the process. Each row runs in a process of its own; stage and floor take turns, the median of --repeat counts.
+One row per stage: items per second of the stage and of its floor, their ratio (how many times longer the stage takes), peak
+memory of the process. Each row runs in its own process; stage and floor alternate, the median of --repeat counts.
 
     flow, boxes     decoding and DIS alone; FlowNet2 and YOLOv3: the network alone on prepared tensors
     cubes           decoding, cropping and resizing alone, one thread (cubes: one thread too; cubes_threads: all cores)
@@ -13,8 +13,8 @@ memory of the process. Each row runs in a process of its own; stage and floor ta
     scoring         the network's forward alone on prepared tensors
     metrics         no floor: frame scores and figures of 315,306 frames with 1.2 million boxes, in seconds
 
-Networks have random weights (speed does not depend on them), YOLOv3's biased so that it finds next to nothing: as they are
-it would find thousands of boxes a frame, trained ones find a few.
+Networks have random weights (speed does not depend on them), YOLOv3's are biased so that it finds few boxes, like
+trained ones; otherwise it would find thousands per frame.
 """
 
 import argparse
@@ -45,11 +45,11 @@ from utils.cubes import BlockCubes, Cubes
 from utils.device import precision_of, workers
 from utils.stc import crops
 
-CUBES = 2560  # that training and scoring take: ten batches of 256
+CUBES = 2560  # for training and scoring: ten batches of 256
 
 
 class Bench:
-    """What the rows share: a dataset's frames, in a folder of results that is thrown away."""
+    """Common to the rows: a dataset's frames, in a temporary results folder."""
 
     def __init__(self, name, videos, count):
         self.name, self.count = name, count
@@ -68,13 +68,13 @@ class Bench:
             shutil.rmtree(folder, ignore_errors=True)
 
     def boxes(self):
-        """Boxes around what moves, on DIS flow, once."""
+        """Motion boxes from DIS flow, computed once."""
         if not Path("data", self.name, "test", "boxes.json").is_file():
             script("calc_optical_flow.py", *self.words, "--flow_method", "dis")
             script("extract_bbox.py", *self.words, "--detector", "none")
 
     def cubes(self):
-        """Cubes and the batches that training and scoring take, prepared and as they come."""
+        """Cubes and the batches for training and scoring, prepared and as the stages make them."""
         self.boxes()
         script("extract_stc.py", *self.words)
         folder = Path("data", self.name, "test")
@@ -101,7 +101,7 @@ def flow_flownet2(bench):
     words, _, chosen = bench.some(bench.count)
     network = FlowNet2().eval()
     torch.save({"state_dict": network.state_dict()}, "flownet2.pth.tar")
-    pair = (torch.rand(1, 2, 384, 512, 3) * 255).permute(0, 4, 1, 2, 3)  # in memory as the stage has it
+    pair = (torch.rand(1, 2, 384, 512, 3) * 255).permute(0, 4, 1, 2, 3)  # laid out in memory as in the stage
 
     def stage():
         bench.clean("optical_flow")
@@ -118,7 +118,7 @@ def boxes_yolov3(bench):
     words, video, chosen = bench.some(bench.count)
     script("calc_optical_flow.py", *words, "--flow_method", "dis")
     network = yolov3.YOLOv3().eval()
-    for pred in network.bbox_head.convs_pred:  # as few detections as of a trained network, or they would cost more than it
+    for pred in network.bbox_head.convs_pred:  # as few detections as a trained network has, else they would cost more than it
         torch.nn.init.constant_(pred.bias, -8)
     torch.save({"state_dict": network.state_dict()}, "yolov3.pth")
     height, width = frames.size_of(video)
@@ -226,7 +226,7 @@ ROWS = {"flow": flow, "flow_flownet2": flow_flownet2, "boxes_yolov3": boxes_yolo
 
 
 def measure(row, bench, repeat):
-    """Runs stage and floor in turn; prints items, median seconds of both, and peak megabytes."""
+    """Alternates stage and floor; prints items, median seconds of both, and peak megabytes."""
     items, stage, floor = ROWS[row](bench)
     seconds = {stage: [], floor: []}
     for _ in range(repeat):
@@ -241,7 +241,7 @@ def measure(row, bench, repeat):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_name", default="demo", metavar="D")
-    parser.add_argument("--videos", default="", metavar="1,3-5", help="only these, by position")
+    parser.add_argument("--videos", default="", metavar="1,3-5", help="only these videos, by position")
     parser.add_argument("--stages", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
     parser.add_argument("--repeat", type=int, default=5, metavar="N")
     parser.add_argument("--network_frames", type=int, default=10, metavar="N", help="frames for FlowNet2 and YOLOv3")

@@ -1,1 +1,1 @@
-"""Foreground boxes: geometry, and the object detectors."""
+"""Foreground boxes: their geometry, and the object detectors."""

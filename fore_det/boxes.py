@@ -1,4 +1,4 @@
-"""The geometry of foreground boxes: confident, uncovered, moving (paper, section 3.1); what is camera, what is noise."""
+"""The geometry of foreground boxes: confident, uncovered, moving (paper, section 3.1); camera motion and noise."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,7 @@ NOISY = 4.0  # grey levels of noise above which the gate closes
 
 
 def confident(detections, score_thr, min_area):
-    """Detections that are sure and large enough.
+    """Detections with a high enough score and area.
 
     detections: (n, 5) x1 y1 x2 y2 score. Kept: all finite, score > score_thr and (x2-x1+1)(y2-y1+1) >= min_area; negative
     coordinates then become 0. Returns (m, 4).
@@ -21,7 +21,7 @@ def confident(detections, score_thr, min_area):
 def uncovered(boxes, cover_thr):
     """Boxes that no larger box covers by more than cover_thr of their area, in ascending order of area.
 
-    A larger box covers also where it was dropped itself. (n, 4) -> (m, 4).
+    A larger box counts even if it is itself dropped. (n, 4) -> (m, 4).
     """
     boxes = boxes[np.argsort(_area(boxes), kind="stable")]
     area = _area(boxes)
@@ -32,13 +32,13 @@ def uncovered(boxes, cover_thr):
 
 
 def moving(flow, boxes, motion_thr, min_area, margin=2, all_motion_quirk=True, where=True):
-    """Boxes around what moves outside the given boxes.
+    """Boxes around moving pixels outside the given boxes.
 
     flow: (H, W, 2) pixels per frame; boxes: (n, 4). A pixel moves if u^2 + v^2 > motion_thr. The given boxes, grown
-    by margin, are blanked out; each outer contour left gives its bounding rectangle, kept if (w+1)(h+1) > min_area
+    by margin, are blanked out; each remaining outer contour gives its bounding rectangle, kept if (w+1)(h+1) > min_area
     and neither side is 10 times the other or more, grown by margin and clipped to the image. Returns (m, 4) int64.
-    all_motion_quirk: where every pixel moves *and no box blanked any of them out* the result is empty, since the official map
-    is min-max normalised afterwards. where: (H, W) bool, the only places where a pixel may count as moving.
+    all_motion_quirk: if every pixel moves *and no box blanked any of them out* the result is empty, since the official map
+    is then min-max normalised. where: (H, W) bool, the only pixels that may count as moving.
     """
     flow = np.asarray(flow, np.float32)
     height, width = flow.shape[:2]
@@ -59,8 +59,8 @@ def moving(flow, boxes, motion_thr, min_area, margin=2, all_motion_quirk=True, w
 def camera_motion(flow, step=8, rounds=5):
     """The motion of the camera: (H, W, 2) float32, affine in x and y, fitted to the flow (H, W, 2) of the still background.
 
-    From the median flow on, each round fits the places that are near the last fit: most of the image must be background. Less
-    than half a pixel everywhere counts as none, and so does less than what most places are off, as in noise.
+    Starting from the median flow, each round fits the pixels close to the last fit: most of the image must be background.
+    Motion below half a pixel everywhere, or below the median residual (noise), counts as none.
     """
     height, width = flow.shape[:2]
     y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -76,19 +76,19 @@ def camera_motion(flow, step=8, rounds=5):
 
 
 def noise(image):
-    """The standard deviation of an image's noise, in grey levels, by the differences that edges do not have (Immerkaer 1996).
+    """The standard deviation of an image's noise, in grey levels, from differences that ignore edges (Immerkaer 1996).
 
-    image: (H, W) uint8. The median instead of the mean, for texture.
+    image: (H, W) uint8. Uses the median instead of the mean because of texture.
     """
     rough = cv2.filter2D(image, cv2.CV_32F, np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32))
     return 1.4826 * float(np.median(np.abs(rough))) / 6
 
 
 def changed(now, after, camera, blur=2.0, sure=4.0, reach=4):
-    """Where two frames differ by more than their noise: (H, W) bool, grown by `reach` pixels, for what moves is flat inside.
+    """Where two frames differ by more than their noise: (H, W) bool, grown by `reach` pixels: moving objects are flat inside.
 
-    now, after: (H, W) uint8; camera: (H, W, 2), by which `after` is moved back. A change of all light is no difference. Frames
-    with less noise than NOISY are left alone.
+    now, after: (H, W) uint8; camera: (H, W, 2), by which `after` is moved back. A global brightness change is no difference.
+    True everywhere for frames with less noise than NOISY.
     """
     level = noise(now)
     if level < NOISY:
@@ -97,7 +97,7 @@ def changed(now, after, camera, blur=2.0, sure=4.0, reach=4):
     back = cv2.remap(after, x + camera[..., 0], y + camera[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     difference = cv2.GaussianBlur(now.astype(np.float32) - back, (0, 0), blur)
     difference = np.abs(difference - np.median(difference))
-    left = level * 2 ** 0.5 / (2 * np.pi ** 0.5 * blur)  # of the noise of a difference, after the blur
+    left = level * 2 ** 0.5 / (2 * np.pi ** 0.5 * blur)  # noise of a difference, after the blur
     return cv2.dilate((difference > sure * left).astype(np.uint8), np.ones((2 * reach + 1,) * 2, np.uint8)) > 0
 
 

@@ -17,32 +17,32 @@ YOLOV3 = {608: "yolov3_d53_mstrain-608_273e_coco-139f5633.pth", 320: "yolov3_d53
 
 
 def weights_file(word, given, scale):
-    """The weights file that a detector reads, or None. Raises UserError if the official one is not there."""
+    """The weights file that a detector reads, or None. Raises UserError if the official one is missing."""
     if _parts(word)[0] in ("onnx", "mmdet") and given:
-        raise UserError(f"--detector_weights {given}: --detector {word} names its weights itself: leave this out")
+        raise UserError(f"--detector_weights {given}: --detector {word} already names its weights: omit this flag")
     if word != "yolov3" or given:
         return Path(given) if given else None
     if scale not in YOLOV3:
-        raise UserError(f"--detector_scale {scale}: published weights are for {' and '.join(map(str, YOLOV3))}; "
-                        "give others with --detector_weights")
+        raise UserError(f"--detector_scale {scale}: published weights exist for {' and '.join(map(str, YOLOV3))}: "
+                        "give other weights with --detector_weights")
     path = CHECKPOINTS / YOLOV3[scale]
     if not path.is_file():
-        raise UserError(f"{path}: YOLOv3's weights are not there: fetch them with python -m tools.download_weights yolov3, "
-                        "or take --detector none (motion boxes alone), which needs none")
+        raise UserError(f"{path}: no YOLOv3 weights: fetch them with python -m tools.download_weights yolov3, "
+                        "or use --detector none (only motion boxes), which needs none")
     return path
 
 
 def at_hand(scale):
-    """The word for a detector whose weights are here: yolov3, else YOLOX-nano, else none."""
+    """The word for a detector whose weights are present: yolov3, else YOLOX-nano, else none."""
     nano = CHECKPOINTS / "yolox_nano.onnx"
     return "yolov3" if (CHECKPOINTS / YOLOV3[scale]).is_file() else f"onnx:{nano}" if nano.is_file() else "none"
 
 
 def source(boxes_from, word, given, scale, known=None):
-    """What boxes come from, by files' names and the SHA-256 of their contents, for their record; empty for motion boxes alone.
+    """What boxes come from, as file names and the SHA-256 of their contents, for the record; empty for motion boxes only.
 
-    boxes_from: a file of boxes, which then counts alone, or ""; known: the input in an earlier record, which is
-    believed where the weights are not here (boxes made on another machine). Raises UserError where a file is missing.
+    boxes_from: a file of boxes, then the only source, or ""; known: the input in an earlier record, trusted if the
+    weights are not here (boxes made on another machine). Raises UserError if a file is missing.
     """
     if boxes_from:
         return {"boxes_from": identity(boxes_from)}
@@ -60,7 +60,7 @@ def source(boxes_from, word, given, scale, known=None):
 class Detector:
     """A detector: list of (H, W, 3) uint8 BGR images of one size -> list of (n, 5) x1 y1 x2 y2 score.
 
-    prepare: what can be done to a single image in any thread; find: list of prepared images -> the result; batch: how many
+    prepare: work on a single image that any thread can do; find: list of prepared images -> the result; batch: how many
     images at once.
     """
 
@@ -74,7 +74,7 @@ class Detector:
 def load_detector(word, path, scale, device, tiles=1):
     """The Detector for a word: yolov3, torchvision:MODEL, onnx:FILE or mmdet:CONFIG:CHECKPOINT; tiles: see `tiled`.
 
-    Raises UserError if it cannot be had.
+    Raises UserError if it is not available.
     """
     kind, rest = _parts(word)
     batch = 8 if str(device).startswith("cuda") else 1
@@ -88,7 +88,7 @@ def load_detector(word, path, scale, device, tiles=1):
 
 
 def tiled(detect, count):
-    """A Detector that looks at `count` overlapping tiles of each image, for small objects, and joins their boxes by one
+    """A Detector that searches `count` overlapping tiles of each image, for small objects, and merges their boxes with one
     non-maximum suppression over all classes.
     """
     from fore_det.yolo_onnx import suppressed
@@ -105,7 +105,7 @@ def tiled(detect, count):
 
 
 def split(height, width, count):
-    """Ends y1, y2, x1, x2 of `count` overlapping tiles of one size that cover an image, as square as a grid of them can be."""
+    """Ends y1, y2, x1, x2 of `count` overlapping, equal tiles that cover an image, as square as a grid of them can be."""
     grids = [(rows, count // rows) for rows in range(1, count + 1) if count % rows == 0]
     rows, columns = min(grids, key=lambda grid: abs(math.log(height / grid[0] / (width / grid[1]))))
     return [(*y, *x) for y in _spans(height, rows) for x in _spans(width, columns)]
@@ -119,7 +119,7 @@ def _spans(length, count):
 
 def _parts(word):
     """"torchvision:MODEL" -> "torchvision", ["MODEL"]. Raises UserError if there is no such detector."""
-    kind, *rest = word.split(":", 1 if word.startswith("onnx:") else -1)  # a path of Windows has a colon itself
+    kind, *rest = word.split(":", 1 if word.startswith("onnx:") else -1)  # a Windows path has a colon itself
     if {"yolov3": 0, "torchvision": 1, "onnx": 1, "mmdet": 2}.get(kind) != len(rest):
         raise UserError(f"--detector {word}: must be yolov3, torchvision:MODEL, onnx:FILE, mmdet:CONFIG:CHECKPOINT or none")
     return kind, rest
@@ -131,7 +131,7 @@ def _onnx(path, scale):
     from fore_det.yolo_onnx import Yolo
 
     network = Yolo(path, scale)
-    cv2.setNumThreads(torch.get_num_threads())  # by --threads; the boxes are the same for any number
+    cv2.setNumThreads(torch.get_num_threads())  # from --threads; the boxes do not depend on it
     return lambda images: [network(image) for image in images]
 
 
@@ -154,10 +154,10 @@ def _torchvision(name, path, device):
     if name not in list_models(module=detection):
         raise UserError(f"--detector torchvision:{name}: torchvision has no such detector; it has "
                         f"{', '.join(list_models(module=detection))}")
-    # Without weights_backbone=None the library would fetch a backbone's weights only to have them replaced.
+    # Without weights_backbone=None the library would download backbone weights that are then replaced.
     build = functools.partial(get_model, name, weights_backbone=None)
     try:
-        model = load_into(build, path, "give torchvision's weights of this model with --detector_weights") if path else (
+        model = load_into(build, path, "give torchvision's weights for this model with --detector_weights") if path else (
             get_model(name, weights="DEFAULT").eval())
     except OSError as error:
         raise UserError(f"torchvision could not download the weights of {name} ({error}): give a file with "
@@ -175,7 +175,7 @@ def _mmdet(config, checkpoint, device):
     try:
         from mmdet.apis import inference_detector, init_detector
     except ImportError as error:
-        raise UserError(f"--detector mmdet: mmdet cannot be imported here ({error}): make an environment for "
+        raise UserError(f"--detector mmdet: mmdet cannot be imported here ({error}): create an environment for "
                         "this stage with `make mmdet` and run it there: .venv-mmdet/bin/python extract_bbox.py ...") from None
 
     model = init_detector(config, checkpoint, device=str(device))

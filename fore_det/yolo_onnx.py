@@ -1,4 +1,4 @@
-"""Object detectors of the YOLO families in ONNX files, run by OpenCV on the CPU.
+"""YOLO object detectors in ONNX files, run by OpenCV on the CPU.
 
     layout  written by               output          columns                                       network input
     yolox   YOLOX                    (1, N, 5 + C)   cx cy w h of the cell, objectness, classes    BGR 0..255, frame top left
@@ -6,8 +6,8 @@
     yolov8  YOLOv8, v11 and others   (1, 4 + C, N)   cx cy w h in pixels, classes                  RGB 0..1, frame centred
     nms     these with NMS inside    (1, K, 6)       x1 y1 x2 y2 in pixels, score, class           RGB 0..1, frame centred
 
-N is the number of cells in the grids of stride 8, 16 and 32, C of classes. A file does not name its layout: it is recognised
-from these shapes and from the range of the values, or refused.
+N is the number of cells in the grids of stride 8, 16 and 32, C the number of classes. A file does not name its layout: it
+is recognised by these shapes and the range of the values, or refused.
 """
 
 import re
@@ -20,25 +20,25 @@ from utils.files import size as size_of
 
 STRIDES = (8, 16, 32)
 PAD = 114          # grey level around the frame, in all families
-IOU = 0.45         # of the suppression within each class
-CANDIDATES = 1000  # that enter it, the highest scores of an image
+IOU = 0.45         # for the suppression within each class
+CANDIDATES = 1000  # that enter the suppression, those with the highest scores
 
 
 class Yolo:
     """The detector in an ONNX file: (H, W, 3) uint8 BGR image -> (n, 5) float32 x1 y1 x2 y2 score, in its pixels.
 
-    scale: length to which an image's long side is resized, where the file leaves the size of its input open.
-    Raises UserError if OpenCV cannot read the file, or the network is not one of the table; also later, where a value that it
-    gives is none of its layout's.
+    scale: length to which an image's long side is resized, if the file does not fix its input size.
+    Raises UserError if OpenCV cannot read the file, or the network is not in the table; also later, if its output does not
+    fit its layout.
     """
 
     def __init__(self, path, scale=640):
         self.path, self.scale, self.layout = path, scale, None
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are raised as well
-        size_of(path)  # UserError where there is no file
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are raised anyway
+        size_of(path)  # UserError if there is no file
         try:
             self.net = cv2.dnn.readNetFromONNX(np.fromfile(path, np.uint8), cv2.dnn.ENGINE_NEW)
-            self.size = self._input_size(self.net.dump())  # (H, W), None where it is open
+            self.size = self._input_size(self.net.dump())  # (H, W), None if not fixed
             height, width = self.size or (-(-scale // 32) * 32,) * 2
             shape = self._forward(np.zeros((1, 3, height, width), np.float32)).shape
         except (cv2.error, ValueError) as error:
@@ -46,14 +46,14 @@ class Yolo:
         self.layout = layout_of(shape, height, width)
         if self.layout is None:
             self._refuse(f"its output is {shape} for an input of {height}x{width}")
-        self(np.full((height, width, 3), PAD, np.uint8))  # are the values those of the layout?
+        self(np.full((height, width, 3), PAD, np.uint8))  # checks the values against the layout
 
     def _refuse(self, found):
-        raise UserError(f"{self.path}: {found}: give a detector of YOLOX (not decoded), YOLOv5, YOLOv8 or YOLOv11 as their own "
-                        "exporters write it, with float32 input and batch 1")
+        raise UserError(f"{self.path}: {found}: use a YOLOX (not decoded), YOLOv5, YOLOv8 or YOLOv11 detector as written by "
+                        "its own exporter, with float32 input and batch 1")
 
     def _input_size(self, dump):
-        """(H, W) of the input, or None where the file leaves it open; OpenCV gives it only in its description of a network."""
+        """(H, W) of the input, or None if not fixed; OpenCV gives it only in its text dump of a network."""
         inputs = re.findall(r'" // <Input> (\w+) \[(.*?)\]', dump.partition("layers:")[0])
         kind, shape = inputs[0] if len(inputs) == 1 else ("", "")
         sides = [int(side) if side.isdecimal() else None for side in shape.split(" x ")]
@@ -77,7 +77,7 @@ class Yolo:
         try:
             found = decode(self._forward(blob), self.layout, height, width)
         except (cv2.error, ValueError) as error:
-            self._refuse(f"its output is not as the layout {self.layout} has it ({one_line(error)})")
+            self._refuse(f"its output does not fit the layout {self.layout} ({one_line(error)})")
         found[:, :4] = (found[:, :4] - [*corner, *corner]) / factor
         return found[:, :5] if self.layout == "nms" else found[suppressed(*np.split(found, (4, 5), axis=1)), :5]
 
@@ -95,10 +95,10 @@ def layout_of(shape, height, width):
 
 
 def letterbox(image, size, scale, centred):
-    """An image with its ratio kept, in a grey one of the network's size, as the families' own code does it.
+    """An image with its aspect ratio kept, on a grey one of the network's size, as in the YOLO projects' own code.
 
-    size: (H, W), or None: then the long side becomes `scale`, and the sides are filled up to multiples of 32.
-    Returns (H, W, 3) uint8, the factor, and the corner (x, y) where the image lies.
+    size: (H, W), or None: then the long side becomes `scale`, and the sides are padded to multiples of 32.
+    Returns (H, W, 3) uint8, the factor, and the corner (x, y) of the image in it.
     """
     height, width = image.shape[:2]
     factor = min(size[0] / height, size[1] / width) if size else scale / max(height, width)
@@ -113,7 +113,7 @@ def letterbox(image, size, scale, centred):
 def decode(output, layout, height, width):
     """The output of a network for an input of height x width -> (n, 6) x1 y1 x2 y2 score class in pixels of the input.
 
-    Raises ValueError where a value is not finite, a score is not in 0..1, or YOLOX's boxes are decoded already.
+    Raises ValueError if a value is not finite, a score is not in 0..1, or YOLOX's boxes are already decoded.
     """
     rows = output[0].T if layout == "yolov8" else output[0]  # (n, columns)
     chances = rows[:, 4:5] if layout == "nms" else rows[:, 4:]
@@ -124,7 +124,7 @@ def decode(output, layout, height, width):
     classes, middle, sides = chances[:, layout != "yolov8":], rows[:, :2], rows[:, 2:4]
     if layout == "yolox":
         if middle.max() > max(height, width) / 2:
-            raise ValueError("its boxes are decoded already, or it is damaged")
+            raise ValueError("its boxes are already decoded, or it is damaged")
         cells, strides = grid(height, width)
         middle, sides = (middle + cells) * strides, np.exp(sides) * strides
     scores = classes.max(axis=1) * (1 if layout == "yolov8" else chances[:, 0])
@@ -132,18 +132,18 @@ def decode(output, layout, height, width):
 
 
 def grid(height, width):
-    """Of each cell, rows outer, columns inner, one stride after another: (N, 2) its column and row, (N, 1) its stride."""
+    """For each cell, row by row, one stride after another: (N, 2) column and row, (N, 1) stride."""
     cells = [np.indices((height // stride, width // stride)).reshape(2, -1)[::-1].T for stride in STRIDES]
     return np.concatenate(cells), np.repeat(STRIDES, [len(of_stride) for of_stride in cells])[:, None]
 
 
 def suppressed(boxes, scores, classes):
-    """Rows that are left after suppression within each class: (n, 4), (n, 1), (n, 1) -> (m,) row numbers, scores falling."""
+    """Rows left after suppression within each class: (n, 4), (n, 1), (n, 1) -> (m,) row numbers, by falling score."""
     xywh = np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]).astype(np.float64)
     kept = cv2.dnn.NMSBoxesBatched(xywh, scores.ravel(), classes.ravel().astype(int), 0.0, IOU, top_k=CANDIDATES)
     return np.asarray(kept, int)
 
 
 def one_line(error):
-    """What OpenCV says of an error, without the place in its own code."""
+    """OpenCV's error message, without the position in its own code."""
     return " ".join(str(getattr(error, "err", error)).split())[:200]

@@ -1,7 +1,7 @@
-"""The object detector: YOLOv3 on Darknet-53, and what lies between a frame and its boxes.
+"""The object detector: YOLOv3 on Darknet-53, from a frame to its boxes.
 
-YOLOv3 (Redmon and Farhadi, 2018) in the arrangement of mmdetection 2.11, whose published COCO checkpoints load
-unchanged. `detect(load_yolov3(path), image, scale)` is the short way; everything runs where the parameters are.
+YOLOv3 (Redmon and Farhadi, 2018) as arranged in mmdetection 2.11, whose published COCO checkpoints load
+unchanged. `detect(load_yolov3(path), image, scale)` does it all; everything runs on the parameters' device.
 """
 
 from collections import OrderedDict
@@ -31,7 +31,7 @@ def conv_bn(inputs, outputs, kernel, stride=1):
 
 
 class Residual(nn.Module):
-    """x + a 1x1 and a 3x3 convolution of x, with half as many channels between them."""
+    """x plus a 1x1 and a 3x3 convolution of x, with half as many channels in between."""
 
     def __init__(self, width):
         super().__init__()
@@ -61,7 +61,7 @@ class Darknet53(nn.Module):
 
 
 class Neck(nn.Module):
-    """Carries the coarse features to the finer levels; 512, 256 and 128 channels come out."""
+    """Carries the coarse features to the finer levels; returns 512, 256 and 128 channels."""
 
     def __init__(self):
         super().__init__()
@@ -74,7 +74,7 @@ class Neck(nn.Module):
 
     @staticmethod
     def _five(inputs, width):
-        """1x1 and 3x3 convolutions in turn, ending on `width` channels."""
+        """Alternating 1x1 and 3x3 convolutions, ending with `width` channels."""
         layers = ((inputs, width, 1), (width, 2 * width, 3), (2 * width, width, 1), (width, 2 * width, 3),
                   (2 * width, width, 1))
         return nn.Sequential(OrderedDict((f"conv{i}", conv_bn(*layer)) for i, layer in enumerate(layers, start=1)))
@@ -102,7 +102,7 @@ class Head(nn.Module):
 class YOLOv3(nn.Module):
     """(B, 3, H, W) RGB in 0..1, H and W multiples of 32 -> raw maps (B, 255, H/s, W/s) for s in `STRIDES`.
 
-    Made in eval mode; parameters are named as in mmdetection's checkpoints.
+    Created in eval mode; parameter names are those of mmdetection's checkpoints.
     """
 
     def __init__(self):
@@ -110,21 +110,21 @@ class YOLOv3(nn.Module):
         self.backbone = Darknet53()
         self.neck = Neck()
         self.bbox_head = Head()
-        self.eval()                                  # nothing here trains it
+        self.eval()                                  # never trained here
 
     def forward(self, x):
         return self.bbox_head(self.neck(self.backbone(x)))
 
 
 def load_yolov3(path):
-    """Published mmdetection checkpoint -> YOLOv3. Raises UserError if it is not whole (utils.weights.load_published)."""
+    """Published mmdetection checkpoint -> YOLOv3. Raises UserError if it is incomplete (utils.weights.load_published)."""
     return load_published(YOLOv3, path, FIX)
 
 
 def preprocess(image, scale):
     """(H, W, 3) uint8 BGR -> network input, scale factor, resized shape.
 
-    The image is resized, keeping its ratio, until its long side is `scale` (neither side gets longer), made RGB in
+    The image is resized, keeping its ratio, so that its long side is `scale`, converted to RGB in
     0..1 and padded with zeros on the right and at the bottom to multiples of 32.
     Returns the input (3, H', W') float32 tensor, the (x, y) ratios new / old after rounding, and (h, w) before padding.
     """
@@ -138,12 +138,12 @@ def preprocess(image, scale):
 
 
 def decode(maps, scale_factor, min_objectness=0.005, min_class=0.05, candidates=1000, iou=0.45, keep=100):
-    """Raw maps of one image -> boxes (n, 4) x1 y1 x2 y2, scores (n,), labels (n,) int64; n <= keep; in float32 or float64.
+    """Raw maps of one image -> boxes (n, 4) x1 y1 x2 y2, scores (n,), labels (n,) int64; n <= keep; float32 or float64.
 
     `maps` are the three (255, h, w) tensors of the network, `scale_factor` the (x, y) of `preprocess`. Boxes are in
-    pixels of the original image and may reach beyond it; scores fall. A place gives one candidate per class whose
-    probability is above `min_class`; the `candidates` most probable ones enter the non-maximum suppression, which
-    compares boxes of one class only. The numbers are those of mmdetection's settings for testing.
+    pixels of the original image and may extend beyond it, sorted by falling score. Each place gives one candidate per class
+    with a probability above `min_class`; the `candidates` most probable ones enter the non-maximum suppression, which
+    compares boxes of the same class only. The numbers are mmdetection's test settings.
     """
     from torchvision.ops import batched_nms
 
@@ -170,7 +170,7 @@ def decode(maps, scale_factor, min_objectness=0.005, min_class=0.05, candidates=
 
 
 def detect_batch(model, images, scale):
-    """Images, each (H, W, 3) uint8 BGR and all of one size -> list of (boxes, scores, labels), one for each.
+    """Images, each (H, W, 3) uint8 BGR, all of one size -> list of (boxes, scores, labels), one per image.
 
     numpy arrays: boxes (n, 4) x1 y1 x2 y2 in the image's pixels, scores (n,), labels (n,) int64; numbers as in `decode`.
     """
@@ -179,7 +179,7 @@ def detect_batch(model, images, scale):
 
 @torch.no_grad()
 def detect_prepared(model, prepared):
-    """The same for what `preprocess` made of each image."""
+    """The same for images that `preprocess` has prepared."""
     inputs, factors, _ = zip(*prepared)  # B x (3, H', W'), B x (x, y)
     maps = model(torch.stack(inputs).to(next(model.parameters())))  # 3 x (B, 255, h, w)
     results = (decode(one, factor) for one, factor in zip(zip(*maps), factors))

@@ -1,1 +1,1 @@
-"""The autoencoders and self-paced refinement."""
+"""The autoencoders, and self-paced refinement."""

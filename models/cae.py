@@ -1,6 +1,6 @@
 """The convolutional autoencoders that reconstruct a spatio-temporal cube (paper, section 3.2).
 
-Module names follow the released model files, so that those load unchanged.
+Module names match the released model files, so that those load unchanged.
 """
 
 from collections import OrderedDict
@@ -14,7 +14,7 @@ def named(**parts):
 
 
 def double_conv(cin, cout):
-    """Twice 3x3 convolution, batch norm, ReLU: (B, cin, H, W) -> (B, cout, H, W)."""
+    """Two times 3x3 convolution, batch norm, ReLU: (B, cin, H, W) -> (B, cout, H, W)."""
     return named(conv=nn.Sequential(
         nn.Conv2d(cin, cout, 3, padding=1), nn.BatchNorm2d(cout), nn.ReLU(inplace=True),
         nn.Conv2d(cout, cout, 3, padding=1), nn.BatchNorm2d(cout), nn.ReLU(inplace=True)))
@@ -41,7 +41,7 @@ class ReconCAE(nn.Module):
     """One autoencoder for a block, or a pair: the second maps the *raw* cube to its optical flow (motion enhancement).
 
     features_root: width f of the first level (32); tot_frame_num: frames T of a cube (5); use_flow: build the pair;
-    flow_frame_num: flow fields of a cube, where they are not as many as its frames.
+    flow_frame_num: flow fields of a cube, if not as many as its frames.
     """
 
     def __init__(self, features_root=32, tot_frame_num=5, use_flow=False, flow_frame_num=None):
@@ -66,7 +66,7 @@ class ReconCAE(nn.Module):
         return errors(self(raw), raw, flow)
 
     def raw_errors(self, raw):
-        """(B, 3T, P, P) -> (B,): the raw cubes' losses alone, which is all that self-paced weights need."""
+        """(B, 3T, P, P) -> (B,): only the raw cubes' losses, which is all that self-paced weights need."""
         return squared_error(self.raw_ae(raw), raw)
 
 

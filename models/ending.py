@@ -1,4 +1,4 @@
-"""How a training ends: with the last epoch's network, as the official code does, or with a steadier one."""
+"""How a training ends: with the last epoch's network, as in the official code, or with a more stable one."""
 
 import copy
 from typing import NamedTuple
@@ -9,13 +9,13 @@ from torch.optim.swa_utils import AveragedModel
 
 
 class Ending(NamedTuple):
-    """How a training of `epochs` ends, and what is kept on the way."""
+    """How a training of `epochs` ends, and what it keeps on the way."""
 
     epochs: int
-    average_last: int  # the mean of the weights after so many epochs; 0: the last ones
-    recalibrate_bn: bool  # whether batch norm's statistics are estimated anew
-    score_every: int  # the cubes' scores after each such epoch are kept; 0: after none
-    keep_epochs: int  # the weights after so many epochs are kept
+    average_last: int  # average the weights of the last so many epochs; 0: use the last ones
+    recalibrate_bn: bool  # whether to re-estimate batch norm's statistics
+    score_every: int  # keep the cubes' scores after each N-th epoch; 0: never
+    keep_epochs: int  # keep the weights of the last so many epochs
 
     @classmethod
     def of(cls, cfg):
@@ -24,12 +24,12 @@ class Ending(NamedTuple):
 
     @property
     def needed(self):
-        """After how many of the last epochs the weights are needed."""
+        """How many of the last epochs' weights are needed."""
         return max(1, self.average_last)
 
     @property
     def kept(self):
-        """After how many of the last epochs the weights are kept."""
+        """How many of the last epochs' weights are kept."""
         return max(self.needed, self.keep_epochs)
 
     def is_scored(self, epoch):
@@ -39,15 +39,20 @@ class Ending(NamedTuple):
     def after(self, epoch, model, cubes, state, autocast):
         """The network if training ended after this epoch, and the scores (n, 1 or 2) of its cubes.
 
-        model: of the right shape, is left with the epoch's weights; cubes: utils.cubes.BlockCubes; state: a
+        model: of the right shape, left with the epoch's weights; cubes: utils.cubes.BlockCubes; state: a
         models.training.Training.
         """
         recent = state.recent[:len(state.recent) - (state.epoch - epoch)][-self.needed:]
         ended = final_network(model, recent, self.recalibrate_bn, cubes.shuffled(epoch, whole=True), autocast)
         return ended, torch.from_numpy(cubes.scores(ended, autocast))
 
+    def score(self, epoch, model, cubes, state, autocast):
+        """Keeps the cubes' scores after this epoch if requested; `finish` adds those after the last one."""
+        if self.is_scored(epoch) and epoch < self.epochs:
+            state.epoch_scores[epoch] = self.after(epoch, model, cubes, state, autocast)[1]
+
     def finish(self, model, cubes, state, autocast):
-        """Ends a training with the final network and its scores; if it is ended again, scores its last kept epochs as well."""
+        """Ends a training with the final network and its scores; if it is ended again, also scores its last kept epochs."""
         again = max(0, len(state.recent) - self.needed)
         for epoch in range(self.epochs - again, self.epochs + 1):
             if epoch == self.epochs or self.is_scored(epoch) and epoch not in state.epoch_scores:
@@ -62,11 +67,11 @@ def snapshot(model):
 
 
 def final_network(model, recent, recalibrate, batches, autocast):
-    """The network that a training ends with: `model` itself, left with the last weights, or a copy.
+    """A training's final network: `model` itself, left with the last weights, or a copy.
 
-    recent: one state dict, or those of several epochs, whose mean is taken (stochastic weight averaging). With a mean, or with
-    `recalibrate`, batch norm's running statistics are estimated anew: their plain mean over the batches (raw, flow). In
-    training they are moving averages that mostly know the last few batches, so scores jump between epochs.
+    recent: one state dict, or those of several epochs, which are averaged (stochastic weight averaging). After averaging, or
+    with `recalibrate`, batch norm's running statistics are re-estimated: their plain mean over the batches (raw, flow). In
+    training they are moving averages dominated by the last few batches, so scores jump between epochs.
     """
     model.load_state_dict(recent[-1])
     if len(recent) == 1 and not recalibrate:
@@ -81,7 +86,7 @@ def final_network(model, recent, recalibrate, batches, autocast):
 
 
 def estimate_statistics(model, batches):
-    """As torch's update_bn, whose layers ask the device for the number of batches, which waits once per layer and batch."""
+    """Like torch's update_bn, which reads the number of batches from the device and so waits once per layer and batch."""
     layers = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:

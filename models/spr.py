@@ -1,4 +1,4 @@
-"""Self-paced refinement: how much each cube of a batch may teach (paper, section 3.3)."""
+"""Self-paced refinement: how much each cube of a batch contributes (paper, section 3.3)."""
 
 import torch
 
@@ -8,7 +8,7 @@ SP_MODES = ("mixture", "hard", "linear", "huber", "none")
 
 def thresholds(scores, step, shrink_rate):
     """(B,) losses -> the two thresholds l1 = mean + std and l2 = mean + max(1, 4 - step * shrink_rate) * std."""
-    mean, std = scores.mean(), scores.std()  # unbiased, NaN for a batch of one
+    mean, std = scores.mean(), scores.std()  # unbiased; NaN for a batch of one
     return mean + std, mean + max(1.0, START_RANGE - step * shrink_rate) * std
 
 
@@ -43,9 +43,9 @@ def self_paced_weights(scores, step, shrink_rate, sp_mode):
 def weighted_loss(scores, weights, values, batch=None):
     """Mean loss per value of the cubes, each cube by its weight: sum(w * s) / (B * values).
 
-    scores: (B,) losses; weights: (B,) or None for all 1; values: numbers in one cube (channels * P * P); batch: cubes of the
-    whole batch, where these are a part of it.
-    The division is by the batch size, not by the sum of the weights, so a batch with few trusted cubes moves little.
+    scores: (B,) losses; weights: (B,) or None for all 1; values: numbers in one cube (channels * P * P); batch: cubes in the
+    whole batch, if these are a part of it.
+    The division is by the batch size, not by the sum of the weights, so a batch with few trusted cubes changes little.
     """
     total = scores.sum() if weights is None else (weights * scores).sum()
     return total / ((batch or len(scores)) * values)

@@ -1,4 +1,4 @@
-"""A block's training as it stands after any epoch, saved as it goes: what resumes it, and what scores with it."""
+"""The state of a block's training after any epoch, saved as it goes, for resuming and scoring."""
 
 import contextlib
 from dataclasses import dataclass, field, replace
@@ -13,10 +13,10 @@ from utils.errors import UserError
 
 @dataclass
 class Training:
-    """The content of a checkpoint model_ROW_COL.pt; one that is finished has `model` and `scores`."""
+    """The content of a checkpoint model_ROW_COL.pt; a finished one has `model` and `scores`."""
 
-    key: str  # of the record that is wanted
-    training: str  # record.training_key: what decides the weights after each epoch
+    key: str  # of the wanted record
+    training: str  # record.training_key: what determines the weights after each epoch
     settings: dict
     input: dict
     block: list  # row and column in the grid
@@ -37,7 +37,7 @@ class Training:
 
     @classmethod
     def of(cls, stage, place, grid, model_args):
-        """A training that has not begun; stage: its record.Stage."""
+        """A training that has not started; stage: its record.Stage."""
         wanted = stage.wanted
         return cls(wanted["key"], record.training_key(wanted), wanted["settings"], wanted["input"], list(place), list(grid),
                    model_args)
@@ -47,9 +47,9 @@ class Training:
         return self.scores is not None
 
     def add_epoch(self, model, optimizer, weights, step, statistics, seconds, keep):
-        """After an epoch; weights: (n,) of the cubes; statistics: see EpochLog; keep: of how many epochs the weights are kept.
+        """Adds an epoch; weights: (n,) of the cubes; statistics: see EpochLog; keep: how many epochs' weights to keep.
 
-        Raises UserError where the loss is not finite.
+        Raises UserError if the loss is not finite.
         """
         self.epoch, self.step, self.seconds = self.epoch + 1, step, seconds
         self._require_finite(statistics["loss"], "loss")
@@ -60,13 +60,13 @@ class Training:
         self.optimizer = optimizer.state_dict()
 
     def restore(self, model, optimizer):
-        """Puts the last epoch's weights into a network and its optimizer."""
+        """Loads the last epoch's state into a network and its optimizer."""
         if self.recent:
             model.load_state_dict(self.recent[-1])
             optimizer.load_state_dict(self.optimizer)
 
     def finish(self, weights, scores):
-        """With the final network's weights and its scores (n, 1 or 2). Raises UserError if those are not finite."""
+        """Adds the final network's weights and scores (n, 1 or 2). Raises UserError if those are not finite."""
         self._require_finite(scores, "score of a cube")
         self.scores, self.model = scores, weights
         self.score_mean = scores.double().mean(dim=0).tolist()
@@ -74,8 +74,8 @@ class Training:
 
     def _require_finite(self, values, what):
         if not np.isfinite(np.asarray(values)).all():
-            raise UserError(f"block {self.block}, epoch {self.epoch}: the {what} is not finite: lower --lr, or take "
-                            "--precision fp32; the epochs before are kept")
+            raise UserError(f"block {self.block}, epoch {self.epoch}: the {what} is not finite: lower --lr, or use "
+                            "--precision fp32; the previous epochs are kept")
 
     def describe(self, epochs):
         """A line about the last epoch."""
@@ -93,7 +93,7 @@ class Training:
 def resumed(stage, name, ending):
     """What an earlier run left of a block's training: (Training or None, a line or "").
 
-    stage: the training's record.Stage; name: of the checkpoint; ending: models.ending.Ending. A training that was ended in
+    stage: the training's record.Stage; name: of the checkpoint; ending: models.ending.Ending. A training that ended in
     another way is ended again if enough weights were kept.
     """
     for path in (stage.part / name, stage.folder / name):
@@ -107,18 +107,18 @@ def resumed(stage, name, ending):
                     f"{path}: resuming after epoch {state.epoch} of {ending.epochs}")
             if len(state.recent) + ending.epochs - state.epoch >= min(ending.needed, ending.epochs):
                 differs = record.difference(vars(state), stage.wanted)
-                note = f"{path}: the same training, ended in another way ({differs})"
+                note = f"{path}: the same training with another ending ({differs}); ending it again"
                 wanted = {key: stage.wanted[key] for key in ("key", "settings")}
                 return replace(state, **wanted, epoch_scores={}, scores=None), note
-            return None, f"{path}: has the weights of {len(state.recent)} epochs, too few to end like this; training again"
+            return None, f"{path}: has the weights of only {len(state.recent)} epochs, too few for this ending; training again"
     return None, ""
 
 
 class EpochLog:
-    """What an epoch did; values stay on the device until it is over, so no batch waits."""
+    """The statistics of an epoch; values stay on the device until it is over, so no batch waits."""
 
     def __init__(self, tick):
-        """tick is told the number of cubes of each batch."""
+        """tick: called with the number of cubes of each batch."""
         self.weights, self.thresholds, self.sums, self.count, self.tick = [], [], [], 0, tick
 
     def add(self, count, weights, loss, raw_errors):
@@ -137,7 +137,7 @@ class EpochLog:
 
 
 def collect(stage, block, trained):
-    """Writes what was kept of all blocks, in order of the cubes, and returns the record's facts.
+    """Writes what was kept of all blocks, in cube order, and returns the record's facts.
 
     stage: record.Stage; block: (N,) int64; trained: block -> Training.
     """
@@ -157,3 +157,15 @@ def collect(stage, block, trained):
     files.save_csv(stage.file("training_log.csv"), [entry for state in trained.values() for entry in state.log])
     seconds = sum(state.seconds for state in trained.values())
     return {"models": models, "scored_epochs": scored, "ranks": ranks.WORLD, "seconds": seconds}
+
+
+def learned(trained, mean_cube_error):
+    """How far a training got: `fall`, the share by which the loss fell per epoch in the last six epochs, and `error`, the
+    cubes' mean score as a share of the error of the mean cube. trained: block -> Training.
+    """
+    counts = [len(state.scores) for state in trained.values()]
+    losses = np.average([[entry["loss"] for entry in state.log] for state in trained.values()], axis=0, weights=counts)[-6:]
+    half, scores = len(losses) // 2, np.concatenate([state.scores[:, 0] for state in trained.values()])
+    ratio = losses[half:].mean() / losses[:half].mean() if half else 0.0
+    return {"fall": float(1 - ratio ** (2 / len(losses))),
+            "error": float(scores.mean(dtype=np.float64)) / max(mean_cube_error, 1e-9)}

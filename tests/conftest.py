@@ -12,6 +12,7 @@ import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import hypothesis
 import pytest
@@ -68,12 +69,13 @@ def rounding(*networks):
 def run_script(script, *words, rc=0):
     """Runs a script of the suite as the command line would, in this process: the imports are paid once.
 
-    script: "train.py" or "tools.make_demo". Asserts the exit code; returns stdout and stderr.
+    script: "train.py" or "tools.make_demo". Asserts the exit code; returns stdout and stderr. prepare_videos measures nothing.
     """
     out, err, code, argv = io.StringIO(), io.StringIO(), 0, sys.argv
     sys.argv = [script, *map(str, words)]
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    quick = {"prepare_videos": mock.patch("tools.rates.per_second", lambda count, work, seconds=1: count)}
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), quick.get(script[6:], contextlib.nullcontext()):
         try:
             if script.startswith("tools."):
                 runpy.run_module(script, run_name="__main__")

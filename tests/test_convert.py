@@ -135,9 +135,9 @@ def test_flow_to_official_files_and_back(tree):
 
 @pytest.mark.parametrize("what, words, names", [
     ("boxes", ["none.npy", "b.npy"], ["none.npy", "no such file"]),
-    ("boxes", ["rows.npy", "rows.npy"], ["rows.npy", "is there already"]),
+    ("boxes", ["rows.npy", "rows.npy"], ["rows.npy", "already exists"]),
     ("boxes", ["bad.json", "b.npy"], ["bad.json", "--dataset_name"]),
-    ("boxes", ["bad.json", "b.npy", "--dataset_name", "UCSDped2"], ["bad.json", "no COCO file"]),
+    ("boxes", ["bad.json", "b.npy", "--dataset_name", "UCSDped2"], ["bad.json", "not a COCO file"]),
     ("boxes", ["evil.npy", "b.npy"], ["evil.npy", "posix.system"]),
     ("model", ["rows.npy", "folder"], ["rows.npy"]),
     ("model", ["data/UCSDped2/test", "weights.npy"], ["weights.npy", "D_model.npy"]),
@@ -190,7 +190,7 @@ def test_flow_that_other_codes_wrote(tree, form):
 
 
 @pytest.mark.parametrize("change, said", [
-    (lambda f: f[:, ::3, ::3], "(20, 30, 2), wanted is (60, 90, 2)"), (lambda f: f.transpose(0, 3, 1, 2), "(2, 60, 90)"),
+    (lambda f: f[:, ::3, ::3], "(20, 30, 2), must be (60, 90, 2)"), (lambda f: f.transpose(0, 3, 1, 2), "(2, 60, 90)"),
     (lambda f: f[:6], "6 flow fields"), (lambda f: np.where(np.arange(8)[:, None, None, None] == 6, np.nan, f), "frame 7")])
 def test_flow_of_another_size_or_count_leaves_nothing_behind(tree, change, said):
     Path("theirs/Test/Test002").mkdir(parents=True)

@@ -65,7 +65,7 @@ def test_training_scores_and_report_are_the_cpus_bytes(tree, more):
         content = files.load_checkpoint(DATA / "model_0_0.pt", {"model"})
         found.append([content["scores"], *content["model"].values(), Path(where, "UCSDped2/test/box_scores.npy").read_bytes()])
     assert all(one == two if isinstance(one, bytes) else torch.equal(one, two) for one, two in zip(*found))
-    assert "on cuda:0" in printed and "copies all cubes" in printed and card.counts["cuda"] > 1000
+    assert "on cuda:0" in printed and "copying all cubes" in printed and card.counts["cuda"] > 1000
 
 
 def test_no_batch_waits_and_copies_are_pinned_also_where_batch_norm_is_estimated_anew(tree):
@@ -76,7 +76,7 @@ def test_no_batch_waits_and_copies_are_pinned_also_where_batch_norm_is_estimated
             counts, printed = on_card("train.py", *NAME, *SMALL, "--batch_size", size, "--seed", size + str(int(free)),
                                       "--recalibrate_bn", "true", free=free)
         waits.append(counts["wait"])
-        assert ("copies all cubes" in printed) == (free > 0) and counts["unpinned"] <= waits[0] and "resuming" not in printed
+        assert ("copying all cubes" in printed) == (free > 0) and counts["unpinned"] <= waits[0] and "resuming" not in printed
     assert len(set(waits)) == 1, waits
 
 
@@ -186,16 +186,16 @@ def test_fp32_is_float32_and_tf32_a_word_of_its_own(tree, monkeypatch):
     assert not torch.backends.cudnn.allow_tf32
     on_card("test.py", *NAME, *OTHER[2:], "--model", DATA)
     assert torch.backends.cudnn.allow_tf32
-    assert "has no tf32 and computes in fp32" in run_script("test.py", *NAME, *OTHER[2:], "--model", DATA, "--box_margin", "4",
+    assert "has no tf32; using fp32" in run_script("test.py", *NAME, *OTHER[2:], "--model", DATA, "--box_margin", "4",
                                                             "--results_dir", "new", "--device", "cpu").stdout
-    assert "take fp32" in on_card("train.py", *NAME, *SMALL, "--precision", "tf32", "--seed", "2", rc=2, capability=(7, 5))[1]
+    assert "use fp32" in on_card("train.py", *NAME, *SMALL, "--precision", "tf32", "--seed", "2", rc=2, capability=(7, 5))[1]
 
 
 @pytest.mark.parametrize("word, how, outcome", [
     ("auto", {}, "cuda:0"), ("cuda", dict(count=2, LOCAL_RANK="1", LOCAL_WORLD_SIZE="2"), "cuda:1"),
     ("cuda", dict(LOCAL_RANK="3", LOCAL_WORLD_SIZE="4"), "cuda:0"),  # one visible card for each process
     ("auto", dict(count=2, LOCAL_RANK="3", LOCAL_WORLD_SIZE="4", WORLD_SIZE="4"), "2 CUDA devices for 4 processes"),
-    ("cuda:0", dict(count=2, LOCAL_WORLD_SIZE="2"), "leave its number out"), ("cuda:2", dict(count=2), "2 CUDA devices"),
+    ("cuda:0", dict(count=2, LOCAL_WORLD_SIZE="2"), "omit its number"), ("cuda:2", dict(count=2), "2 CUDA devices"),
     ("auto", dict(capability=(7, 0)), "cpu"), ("cuda", dict(capability=(6, 1)), "capability 6.1, this torch needs 7.5"),
     ("auto", dict(capability=(8, 9)), "cuda:0"), ("auto", dict(NVIDIA_TF32_OVERRIDE="1"), "cpu")])
 def test_words_of_devices(word, how, outcome, capsys):
@@ -242,8 +242,8 @@ def test_memory_that_is_short_is_one_line(error, capsys):
 
 
 @pytest.mark.parametrize("more, line", [
-    ({"RANK": "1"}, "reads raw_datasets"),
-    ({"RANK": "1", "WORLD_SIZE": "2"}, "start several processes with torchrun; for one unset")])
+    ({"RANK": "1"}, "reading raw_datasets"),
+    ({"RANK": "1", "WORLD_SIZE": "2"}, "start several processes with torchrun; for a single one unset")])
 def test_variables_of_a_launcher_without_a_launcher(tree, more, line):
     done = subprocess.run([sys.executable, SUITE / "extract_bbox.py", *NAME, "--detector", "none", "--min_area", "100"],
                           env=os.environ | more, capture_output=True, text=True)

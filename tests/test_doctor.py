@@ -34,6 +34,15 @@ def states(*words, rc=0):
     return {stage: rest for stage, rest in rows if stage in ORDER}, done.stdout + done.stderr
 
 
+def test_what_takes_more_than_an_hour_is_offered_smaller(suite, tmp_path, monkeypatch):
+    from trees import ucsd_tree
+
+    ucsd_tree(tmp_path)
+    monkeypatch.setattr(rates, "per_second", lambda count, work, seconds=0: 0.1)
+    words = ["--dataset_name", "UCSDped2", "--flow_method", "dis", "--detector", "none", "--epochs", "5"]
+    assert "this takes more than an hour: for a first look add --frame_step" in suite("tools.doctor", *words).stdout
+
+
 def test_nothing_is_written_but_rates_which_are_measured_once(suite, tmp_path):
     from trees import ucsd_tree
 
@@ -43,7 +52,7 @@ def test_nothing_is_written_but_rates_which_are_measured_once(suite, tmp_path):
     assert found == dict.fromkeys(ORDER, "to do")
     assert "should have 12 testing videos with 2010 frames" in output and "see the notes" in output
     assert sorted(set(tmp_path.rglob("*")) - set(before)) == [tmp_path / "data", tmp_path / "data" / "rates.json"]
-    assert "28 frames by dis" in output and "about 280 cubes" in output and "GB are free" in output and "measures" in output
+    assert "28 frames with dis" in output and "about 280 cubes" in output and "GB are free" in output and "measuring" in output
     assert "measures" not in states(*WORDS)[1]
 
 
@@ -92,7 +101,7 @@ def test_half_done_work_counts(copy):
     torch.save(state, "data/UCSDped2/test/model_0_0.pt")
     os.remove("data/UCSDped2/test/train.json")
     found, output = states(*WORDS)
-    assert found["flow"] == "to do" and found["boxes"] == "done" and "5 frames by dis" in output
+    assert found["flow"] == "to do" and found["boxes"] == "done" and "5 frames with dis" in output
     assert found["train"] == "to do" and "1 epochs of" in output
     run_script("extract_bbox.py", *WORDS)
     part = Path("data/UCSDped2/test/boxes.part")
@@ -100,14 +109,14 @@ def test_half_done_work_counts(copy):
     os.remove("data/UCSDped2/test/boxes.json"), os.remove("data/UCSDped2/test/bboxes.npy")
     record.write(part / "00000000.json", {**made, "rows": [[0, 1, 1, 20, 20]]})
     found, output = states(*WORDS)
-    assert found["boxes"] == "to do" and "14 frames" in output and found["cubes"] == "outdated: other boxes"
+    assert found["boxes"] == "to do" and "14 frames" in output and found["cubes"] == "outdated: boxes changed"
 
 
 def test_changed_frames_make_all_outdated(copy):
     shutil.copy("raw_datasets/UCSDped2/Test/Test001/001.tif", "raw_datasets/UCSDped2/Test/Test001/015.tif")
     found, _ = states(*WORDS, rc=2)
-    assert "14 masks for 15 frames: no mask of frame 015.tif" in found["test"]
-    assert "Test001 have changed" in found["flow"] and "other flow" in found["boxes"]
+    assert "14 masks for 15 frames: no mask for frame 015.tif" in found["test"]
+    assert "Test001 have changed" in found["flow"] and "flow changed" in found["boxes"]
     assert all(row.startswith("outdated") for row in list(found.values())[:4])
 
 

@@ -127,7 +127,7 @@ def test_from_its_own_place_and_behind_a_redirect(serve, get):
 @pytest.mark.parametrize("answer, words", [
     (reply(b"<html>Please log in</html>"), ["its SHA-256 is ", SHA[:8]]), (reply(b""), ["its SHA-256 is "]),
     (reply(CONTENT + b"x"), ["larger than 384,008 bytes"]), (endless, ["larger than 384,008 bytes"]),
-    (reply(CONTENT[:1000], length=len(CONTENT)), ["broke off 383,008 bytes before the end"]), (stalled, ["timed out"]),
+    (reply(CONTENT[:1000], length=len(CONTENT)), ["lost 383,008 bytes before the end"]), (stalled, ["timed out"]),
     (reply(b"sorry", 404), ["404"]), (reply(b"sorry", 503), ["503"]), (reply(b"", 302, Location="/files/net.pth"), ["loop"]),
     (reply(b"", 302, Location="file:///etc/passwd"), ["302"])])
 def test_nothing_is_kept_of_what_is_not_the_file(serve, get, answer, words):

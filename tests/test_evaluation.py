@@ -282,9 +282,9 @@ def test_scores_that_do_not_fit_their_labels_are_told():
     def hints(scores, labels=labels):
         return alignment.hints(Frames(scores.ravel(), labels.ravel(), list("abcdef"), np.full(6, 80), np.ones(6, bool)))
     assert hints(scores) == [] == hints(rng.normal(size=labels.shape))
-    assert "reversed, these scores have an AUROC of 9" in hints(-scores)[0]
+    assert "reversed these scores have an AUROC of 9" in hints(-scores)[0]
     for shift, word in ((12, "12 frames earlier"), (-7, "7 frames later")):
-        assert f"moved {word} in each video" in hints(np.roll(scores, shift, axis=1))[0]
+        assert f"shifted {word} in each video" in hints(np.roll(scores, shift, axis=1))[0]
     unknown = np.where(np.arange(80) < 10, -1, labels)
     assert "frames earlier" in hints(np.roll(scores, 12, axis=1), unknown)[0] and hints(scores, unknown) == []
 

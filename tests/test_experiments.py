@@ -72,7 +72,7 @@ def test_scores_of_another_method(copy):
         np.savetxt(f"theirs/{name}.txt", part, fmt="%.9g")
     for path in ("theirs.npy", "theirs"):
         done = run_script("tools.evaluate", "UCSDped2", "--scores", path).stdout
-        assert "micro, no smoothing" in own and "scores are -20, which stands for frames without boxes" in done
+        assert "micro, no smoothing" in own and "scores are -20, which means frames without boxes" in done
         for line in own.split("\nwrote")[0].splitlines():  # but for the error of 0, which the other method does not tell
             assert line in done or re.search("HF2-VAD|Jigsaw-VAD|CKNN", line)
     boxes, box_scores = np.load("data/UCSDped2/test/bboxes.npy"), np.load(RESULTS / "box_scores.npy")
@@ -90,7 +90,7 @@ def test_scores_of_another_method(copy):
 def test_two_methods_on_the_same_videos(copy):
     scores = np.load(RESULTS / "frame_scores.npy")
     np.save("same.npy", scores)
-    assert "difference +0.00% [+0.00%, +0.00%], first better in 0% of them" in run_script(
+    assert "difference +0.00% [+0.00%, +0.00%], first better in 0%" in run_script(
         "tools.evaluate", "UCSDped2", "--against", "same.npy").stdout
     labels = np.load(RESULTS / "labels.npy")
     np.save("best.npy", labels + np.linspace(0, 0.1, len(labels)))
@@ -110,15 +110,15 @@ def test_two_methods_on_the_same_videos(copy):
 @pytest.mark.parametrize("words, message", [
     (["--scores", "short.npy"], "has 27 scores, UCSDped2 has 28 frames"),
     (["--scores", "nan.npy"], "one finite score per frame"),
-    (["--scores", "words.txt"], "no column of numbers"),
+    (["--scores", "words.txt"], "not a column of numbers"),
     (["--scores", "none.npy"], "no such file"),
     (["--scores", "folder"], "no scores of video Test001"),
-    (["--scores", "good.npy", "--masks"], "give them with --boxes"),
+    (["--scores", "good.npy", "--masks"], "add --boxes"),
     (["--scores", "good.npy", "--masks", "--boxes", "good.npy"], "must be (N, 6)"),
     (["--videos", "Test003"], "has no video Test003; it has Test001, Test002"),
     (["--videos", "Test001", "--masks"], "need the scores of all 28 frames"),
-    (["--tracks", "folder"], "every testing video needs its file"),
-    (["--tracks", "beyond"], "frames outside 0 to 13"),
+    (["--tracks", "folder"], "every testing video needs a file"),
+    (["--tracks", "beyond"], "frame must be 0 to 13"),
     (["--against", "short.npy"], "has 27 scores"),
 ])
 def test_scores_that_do_not_fit(copy, words, message):
@@ -154,7 +154,7 @@ def test_ending_a_training_in_other_ways(copy):
     plain, losses = model(), np.load("data/UCSDped2/test/epoch_scores.npy")
     assert len(plain["recent"]) == 3 and all(torch.equal(v, plain["recent"][-1][k]) for k, v in plain["model"].items())
     done = run_script(*train, "--keep_epochs", "3", "--average_last", "2")
-    assert "ended in another way" in done.stdout
+    assert "the same training with another ending" in done.stdout
     averaged = model()
     key = "raw_ae.0.conv.conv.0.weight"
     mean = (plain["recent"][-1][key] + plain["recent"][-2][key]) / 2
@@ -181,7 +181,7 @@ def test_ending_a_training_in_other_ways(copy):
     assert all(torch.equal(model()["model"][k], v) for k, v in averaged["model"].items())
     assert len(np.load("data/UCSDped2/test/epoch_scores.npy")) == 5
     done = run_script(*train, "--average_last", "4")
-    assert "too few to end like this; training again" in done.stdout
+    assert "too few for this ending; training again" in done.stdout
 
 
 EXPERIMENT = """
@@ -212,7 +212,7 @@ def test_a_killed_experiment_gives_the_same_table(copy):
     done = run_script("tools.run_experiments", "experiments/whole.cfg", *words).stdout
     assert done.count("extract_stc.py") == 1 and done.count("train.py") == 2  # boxes and cubes are shared
     whole, killed = Path("experiments/whole_8epochs"), Path("experiments/killed_8epochs")
-    assert "ended in another way" in (whole / "runs/UCSDped2_mixture_2/seed_0/run.log").read_text()
+    assert "the same training with another ending" in (whole / "runs/UCSDped2_mixture_2/seed_0/run.log").read_text()
     process = subprocess.Popen([sys.executable, "-m", "tools.run_experiments", "experiments/killed.cfg", *words],
                                env=os.environ | {"PYTHONPATH": str(SUITE)}, stdout=subprocess.DEVNULL, start_new_session=True)
     while not list(killed.glob("runs/UCSDped2_mixture_0/seed_0/data/*/*/train.part/*.pt")):
@@ -242,7 +242,7 @@ def test_a_failed_run_is_named(suite, tmp_path):
 
 @pytest.mark.parametrize("text, message", [
     ("[grid]\nsp_mod = none", "sp_mod"), ("[grids]\n", "grids"), ("[grid]\nh_block w_block = 1 1, 2", "must have 2 parts"),
-    ("[experiment]\nseeds = a", "must be numbers"), ("sp_mode = none", "not a file of experiments"),
+    ("[experiment]\nseeds = a", "must be numbers"), ("sp_mode = none", "not an experiment file"),
     ("[grid]\ndataset_name = UCSDped2\nsp_mode = soft", "must be one of"),
 ])
 def test_files_of_experiments_that_are_wrong(suite, tmp_path, text, message):

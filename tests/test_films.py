@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import SUITE, run_script
+from PIL import Image
 from trees import draw, ucsd_tree, write_frames
 
 from fore_det.boxes import moving
@@ -224,6 +225,21 @@ def test_headers_that_make_no_sense(place):
     assert frames.decode_image(Path("b.png")) is None
 
 
+@pytest.mark.parametrize("name, form, more", [
+    ("turned.jpg", "RGB", {"exif": True}), ("a.jpg", "CMYK", {}), ("a.tif", "CMYK", {}), ("a.png", "P", {}), ("a.bmp", "P", {}),
+    ("a.png", "RGBA", {}), ("a.png", "LA", {}), ("a.png", "1", {})])
+def test_images_of_other_kinds_are_as_large_as_their_headers_say(place, name, form, more):
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[:20, :30] = 200, 100, 50  # RGB
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it by a quarter
+    Image.fromarray(image).convert(form).save(name, **({"exif": exif, "quality": 95} if more else {}))
+    found, size = frames.decode_image(Path(name)), frames.size_of(datasets.Video("a", Path(), (name,), True))
+    corner = found[10, 25 if more else 10].astype(int)  # BGR
+    assert found.shape == (*size, 3) == ((60, 40, 3) if more else (40, 60, 3)) and found[-1, 0].max() < 9
+    assert np.abs(corner - (50, 100, 200)).max() < 9 or form in ("LA", "1") and corner.min() == corner.max() > 100
+
+
 def test_prepare_videos_with_a_damaged_first_frame(place):
     write_frames("in/a", draw(6, 1)[0], ".png")
     Path("in/a/001.png").write_bytes(b"")
@@ -258,7 +274,7 @@ FORMS = {  # of corners (n, 4) in pixels of frames of 60x90
     "shares of the frame": (lambda b: b / SIDES, "shares of the frame"),
     "per mille of the frame": (lambda b: b / SIDES * 1000, "a larger frame"),
     "y x y x": (lambda b: b[:, [1, 0, 3, 2]], "y x y x"),
-    "score first": (lambda b: np.hstack([np.full((len(b), 1), 0.9), b]), "as a score"),
+    "score first": (lambda b: np.hstack([np.full((len(b), 1), 0.9), b]), "like a score"),
     "twice the size": (lambda b: b * 2, "a larger frame"),
 }
 
@@ -289,7 +305,7 @@ def test_boxes_of_frames_half_as_large_are_said(place, corners):
     assert "upper left quarter" in done.stdout
     Path("theirs.pkl").write_bytes(b"")
     done = run_script("extract_bbox.py", "--dataset_name", "UCSDped2", "--boxes_from", "theirs.pkl", rc=2)
-    assert "theirs.pkl: wanted is a .npy file" in done.stderr
+    assert "theirs.pkl: must be a .npy file" in done.stderr
 
 
 def test_where_everything_moves_a_box_leaves_the_rest_as_one_motion_box():

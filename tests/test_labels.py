@@ -99,8 +99,8 @@ def test_masks_meet_the_frame_of_their_number_however_they_are_named(form, folde
 
 
 @pytest.mark.parametrize("change, words", [
-    ({"numbers": [1, 2, *range(4, 14)]}, ["no mask of frame 003.tif"]),  # as many, but of other frames
-    ({"numbers": range(12)}, ["no mask of frame 012.tif"]),  # counted from 0
+    ({"numbers": [1, 2, *range(4, 14)]}, ["no mask for frame 003.tif"]),  # as many, but of other frames
+    ({"numbers": range(12)}, ["no mask for frame 012.tif"]),  # counted from 0
     ({"numbers": range(1, 12)}, ["11 masks for 12 frames"]),
     ({"numbers": range(1, 14)}, ["013.bmp belongs to no frame"]),
     ({"form": "Test001_gt/{0}_{0}.bmp"}, ["cannot be matched"]),  # two numbers: which one is the frame's?
@@ -154,7 +154,7 @@ def test_frames_are_taken_in_the_order_of_their_numbers(form):
     video(RAW / "videos/a", form)
     found = dataset()
     assert list(found.videos[0].frames) == [form.format(k) for k in range(1, 13)]
-    assert any("order of their numbers" in note for note in found.notes)
+    assert any("sorted by number, 9 before 10" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("form", ["f{:03d}.jpg", "{:03d}.png", "a_{:03d}_b.tif"])
@@ -164,7 +164,7 @@ def test_gaps_are_said_also_in_names_with_words(form):
 
 
 @pytest.mark.parametrize("names, words", [
-    (["f000.jpg", "f000.png", "f001.jpg"], ["f000.jpg and f000.png", "twice"]),
+    (["f000.jpg", "f000.png", "f001.jpg"], ["f000.jpg and f000.png are the same frame"]),
     (["1.png", "01.png", "2.png"], ["are the same frame"]), (["1.png", "a2.png", "3.png"], ["not numbered the same way"]),
     (["0_8.png", "0_10.png", "1_9.png"], ["not certain"]), (["t1.5.png", "t1.25.png"], ["not certain"]),
     (["B1.png", "b1.png"], ["not numbered the same way"])])
@@ -265,7 +265,7 @@ def test_masks_beside_videos_are_no_videos():
     masks("in/Test001/masks", "{:03d}.png")
     done = run_script("tools.prepare_videos", "own", "in")
     assert [p.name for p in Path("raw_datasets/own/videos").iterdir()] == ["Test001"]
-    assert "Test001_gt" in done.stdout and "scene_annotations" in done.stdout and "left out" in done.stdout
+    assert "Test001_gt" in done.stdout and "scene_annotations" in done.stdout and "look like masks" in done.stdout
     video(RAW / "videos/a")
     masks(RAW / "videos/a_mask", "{:03d}.png")
     assert [v.name for v in dataset().videos] == ["a"]
@@ -532,6 +532,8 @@ TOOLS = {
     "convert": (["boxes", ROWS, "coco.json"], "coco.json"),
     "report": (["UCSDped2", "test"], "results/UCSDped2/test/report.html"),
     "evaluate": (["UCSDped2", "test"], "results/UCSDped2/test/protocols.csv"),
+    "overlay": (["UCSDped2", "test", "--video", "Test001"], "results/UCSDped2/test/overlay/Test001.webm"),
+    "baseline": (["UCSDped2", "test"], "results_baseline/UCSDped2/test/box_scores.npy"),
     "compare": (["flow", "optical_flow/UCSDped2", "optical_flow/UCSDped2"], "results/compare/flow.png")}
 
 

@@ -71,7 +71,7 @@ def test_short_videos_have_both_labels(size):
 def test_done_already(tmp_path, suite):
     suite("tools.make_demo", *SMALL)
     before = contents(tmp_path / "raw_datasets")
-    assert "already there" in suite("tools.make_demo", *SMALL).stdout
+    assert "already exists" in suite("tools.make_demo", *SMALL).stdout
     assert contents(tmp_path / "raw_datasets") == before
 
 
@@ -103,4 +103,4 @@ def test_a_stopped_run_is_begun_again(tmp_path, suite):
 
 @pytest.mark.parametrize("words", [["--videos", "0"], ["--frames", "7"], ["--seed", "-1"]])
 def test_wrong_numbers(suite, words):
-    assert suite("tools.make_demo", *words, rc=2).stderr.startswith("error: needs ")
+    assert suite("tools.make_demo", *words, rc=2).stderr.startswith("error: --videos must be 1 or more")

@@ -152,7 +152,7 @@ BAD = {
     "segmentation": (dict(output=GOOD, outputs=2), "it has 2 outputs"),
     "a pose's pixels for scores": (dict(output=GOOD + 40), "scores must be 0 to 1"),
     "not finite": (dict(output=GOOD * np.nan), "all values finite"),
-    "decoded YOLOX": (dict(output=[[[k % 12 * 8, 9, 9, 9, 0.5, 0.5] for k in CELLS]]), "decoded already"),
+    "decoded YOLOX": (dict(output=[[[k % 12 * 8, 9, 9, 9, 0.5, 0.5] for k in CELLS]]), "already decoded"),
     "one channel": (dict(output=GOOD, shape=(1, 1, *SIZE)), "its input is CV_32FC1 1 x 1 x 64 x 96"),
     "batches of 4": (dict(output=GOOD, shape=(4, 3, *SIZE)), "its input is CV_32FC1 4 x 3"),
     "half precision": (dict(output=GOOD, kind=10), "its input is CV_16FC1|cannot use this"),

@@ -304,8 +304,8 @@ def test_a_stage_is_replaced_by_writing_its_file(copy):
     assert "yours" in run_script("test.py", "--dataset_name", "UCSDped2").stdout
     np.save(data / "bboxes.npy", boxes)
     changed = run_script("extract_bbox.py", "--dataset_name", "UCSDped2", rc=2)
-    assert "is another array" in changed.stderr and "remove data/UCSDped2/test/boxes.json" in changed.stderr
+    assert "is not the array" in changed.stderr and "remove data/UCSDped2/test/boxes.json" in changed.stderr
     (data / "boxes.json").unlink()
     run_script("extract_bbox.py", "--dataset_name", "UCSDped2")
     other = run_script("extract_stc.py", "--dataset_name", "UCSDped2", rc=2)
-    assert "made by you for other input" in other.stderr
+    assert "for other input than the present one" in other.stderr

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, SUITE, run_script
+from conftest import SMALL, STAGES, SUITE, run_script
 from stages import ROWS, Run
 from test_rules import FILES
 from test_see import film
@@ -91,7 +92,7 @@ def test_emulated_bf16_is_told_once_before_training(monkeypatch, capsys):
 
 
 def test_a_mac_s_gpu(monkeypatch):
-    with pytest.raises(UserError, match="--device mps: torch finds no GPU of a Mac here"):
+    with pytest.raises(UserError, match="--device mps: torch finds no Mac GPU here"):
         device.device_of("mps")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert device.device_of("auto").type == device.device_of("mps").type == "mps"
@@ -208,7 +209,7 @@ def test_own_videos_where_there_are_no_links(tmp_path, monkeypatch, words):
     if not words:
         monkeypatch.setattr(os, "symlink", refused)
     out = run_script("tools.prepare_videos", "mine", "in", *words).stdout
-    assert ("raw_datasets: no symbolic links there (Operation not permitted): copies" in out) == (not words)
+    assert ("raw_datasets: cannot have symbolic links (Operation not permitted); copying" in out) == (not words)
     made = {str(path.relative_to("raw_datasets/mine/videos")): path for path in Path("raw_datasets/mine/videos").rglob("*.*")}
     taken = {"film.mp4": "film.mp4", **{f"padded/00000{k}.png": f"padded/f{k}.png" for k in (1, 2)},
              **{f"unpadded/00000{k}.png": f"unpadded/f{number}.png" for k, number in enumerate((1, 2, 10), 1)}}
@@ -247,8 +248,7 @@ def writers():
 
 def write_rows(path, array):
     files.create_array(path, array.dtype, array.shape)
-    with files.rows_from(path, 0) as file:
-        file.write(array.data)
+    assert list(files.write_rows(path, 0, [array])) == [len(array)]
 
 
 @pytest.mark.parametrize("name", list(writers()))
@@ -335,7 +335,7 @@ def test_what_took_hours_is_on_the_disk_before_it_has_its_name(copy, monkeypatch
 
 
 def test_a_file_that_another_process_replaces_meanwhile(tmp_path):
-    said = "a.bin: cannot be written .1 of 3 bytes are there"
+    said = "a.bin: cannot be written .only 1 of 3 bytes were written"
     with pytest.raises(UserError, match=said), files.whole(tmp_path / "a.bin") as file:
         file.write(b"one")
         Path(file.name).unlink()
@@ -368,11 +368,35 @@ def test_a_planted_link_is_not_followed(copy):
     assert "cannot be written" in done.stderr and not (copy / "not_there").exists()
 
 
+def test_a_tree_copied_elsewhere_with_any_times_is_done_or_resumes(copy, tmp_path, monkeypatch):
+    shutil.copytree(copy, tmp_path / "there", copy_function=shutil.copyfile)
+    monkeypatch.chdir(tmp_path / "there")
+    for k, path in enumerate(path for path in Path().rglob("*") if path.is_file()):
+        os.utime(path, (4e9 * (k % 2),) * 2)  # a clock that jumped, both ways
+    next(Path("optical_flow").rglob("*.npy")).unlink()
+    (DATA / "stc_raw.npy").unlink()
+    before = {path: path.read_bytes() for path in Path("data").rglob("*.npy")}
+    assert "(27 already done)" in run_script("calc_optical_flow.py", *NAME, *STAGES["calc_optical_flow.py"]).stdout
+    done = {script: run_script(script, *NAME, *words, *["--score_every", "1"] * (script == "train.py")).stdout
+            for script, words in list(STAGES.items())[1:]}
+    assert [script for script, text in done.items() if "done with the same" not in text] == ["extract_stc.py"]
+    assert before == {path: path.read_bytes() for path in before}
+
+
+@pytest.mark.parametrize("batch", ["1", "100000"])
+def test_a_batch_of_one_cube_or_of_all_and_files_for_nobody_else(copy, batch):
+    mask = os.umask(0o077)
+    try:
+        run_script("train.py", *NAME, *SMALL, "--batch_size", batch)
+    finally:
+        os.umask(mask)
+    assert "frame AUROC" in run_script("test.py", *NAME).stdout and (DATA / "train.json").stat().st_mode & 0o777 == 0o600
+
+
 def test_rows_are_written_where_they_belong(tmp_path):
     files.create_array(tmp_path / "a.npy", np.float16, (5, 3))
     for start, values in ((3, [[7, 8, 9]]), (1, [[1, 2, 3], [4, 5, 6]])):
-        with files.rows_from(tmp_path / "a.npy", start) as file:
-            file.write(np.array(values, np.float16).data)
+        assert list(files.write_rows(tmp_path / "a.npy", start, [np.array(values, np.float16)])) == [len(values)]
     np.testing.assert_array_equal(files.load_array(tmp_path / "a.npy")[[0, 1, 2, 3, 4], 0], [0, 1, 4, 7, 0])
 
 
@@ -391,7 +415,7 @@ def test_boxes_of_a_few_bytes_that_stand_for_many_gigabytes(tmp_path, protocol):
         if fits:
             assert len(files.load_object_array(path)) == 200_000
         else:
-            with pytest.raises(UserError, match="boxes.npy: .* as often as it is named, come to more than 1 GiB"):
+            with pytest.raises(UserError, match="boxes.npy: .* as often as it is named, exceed 1 GiB"):
                 files.load_object_array(path)
         assert path.stat().st_size < 2e6 and time.monotonic() - begun < 10
     from utils.legacy import _encode

@@ -205,20 +205,20 @@ def test_hand_made_opcodes_give_an_array_or_an_error_and_call_nothing(pieces):
 
 
 @pytest.mark.parametrize("body, message", [
-    (b"cos\nsystem\nU\x04true\x85R.", "asks for os.system"),
+    (b"cos\nsystem\nU\x04true\x85R.", "names os.system"),
     (b"cnumpy\nndarray\n(K\x01tR.", "calls numpy.ndarray"),
     (b"cnumpy\nndarray\n)\x81.", "opcode NEWOBJ"),
-    (b"Nr\xff\xff\xff\x7f.", "remembers more than it holds"),  # would take 32 GB
+    (b"Nr\xff\xff\xff\x7f.", "memoizes more objects than it contains"),  # would take 32 GB
     (b"\x96\x00\x00\x00\x00\x10\x00\x00\x00.", "opcode BYTEARRAY8|exhausted|expected"),  # 64 GB
-    (b"cnumpy\ndtype\nU\x02V8\x85R.", "no number"),
-    (b"cnumpy\ndtype\nU\x02f4\x85R(K\x03U\x01<NU\x01a)K\x08K\x04K\x00tb.", "many fields"),  # object fields under plain flags
-    (b"c_codecs\nencode\nU\x01aU\x04zlib\x86R.", "the coding"),
-    (b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\ndtype\nK\x00\x85U\x01b\x87R.", "no array"),
-    (b"K\x01.", "holds a int"),
+    (b"cnumpy\ndtype\nU\x02V8\x85R.", "not a number"),
+    (b"cnumpy\ndtype\nU\x02f4\x85R(K\x03U\x01<NU\x01a)K\x08K\x04K\x00tb.", "with fields"),  # object fields under plain flags
+    (b"c_codecs\nencode\nU\x01aU\x04zlib\x86R.", "the encoding"),
+    (b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\ndtype\nK\x00\x85U\x01b\x87R.", "not an array"),
+    (b"K\x01.", "contains a int"),
     (b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x01\x85cnumpy\ndtype\nU\x01O\x85R\x89]]atb.",
-     "holds a list"),
+     "contains a list"),
     (b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x01\x85cnumpy\ndtype\nU\x01O\x85R\x89U\x08aaaaaaaatb.",
-     "not what its type says"),  # bytes that would be taken for addresses of objects
+     "do not match its type"),  # bytes that would be taken for addresses of objects
 ])
 def test_hostile_pickles_are_named(body, message):
     with pytest.raises((pickle.UnpicklingError, ValueError), match=message):

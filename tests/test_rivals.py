@@ -198,34 +198,34 @@ def test_the_same_scores_in_other_types(theirs):
 
 def test_reversed_and_misaligned_scores_are_told(theirs):
     np.save("psnr.npy", -theirs.scores - theirs.labels)
-    assert "hint: reversed" in figures("--scores", "psnr.npy", "--labels", "labels").stdout
+    assert "hint: with their sign reversed" in figures("--scores", "psnr.npy", "--labels", "labels").stdout
     late = [np.append(part[-6:], part[:-6]) for part in theirs.split(theirs.labels + theirs.scores / 9)]
     np.save("late.npy", np.concatenate(late))
     found = figures("--scores", "late.npy", "--labels", "labels")
-    assert "hint: moved 6 frames earlier in each video" in found.stdout and len(found.hints) == 1
+    assert "hint: shifted 6 frames earlier in each video" in found.stdout and len(found.hints) == 1
 
 
 @pytest.mark.parametrize("words, message", [
-    (["--scores", "complex.npy", "--labels", "labels"], "is (125,) of complex128"),
-    (["--scores", "square.npy", "--labels", "labels"], "must hold one finite score per frame, is (25, 5)"),
-    (["--scores", "commas.csv", "--labels", "labels"], "holds no column of numbers"),
+    (["--scores", "complex.npy", "--labels", "labels"], "has shape (125,) and type complex128"),
+    (["--scores", "square.npy", "--labels", "labels"], "must have one finite score per frame, has shape (25, 5)"),
+    (["--scores", "commas.csv", "--labels", "labels"], "not a column of numbers"),
     (["--scores", "scores.npy", "--labels", "labels.npy"], "add the videos' --lengths"),
     (["--scores", "scores.npy", "--labels", "labels.npy", "--lengths", "40,33,51"], "125 in all"),
     (["--scores", "scores.npy", "--labels", "labels.npy", "--lengths", "lenghts.txt"], "must be each video's number of frames"),
     (["--scores", "short.npy", "--labels", "labels"], "has 124 scores, labels has 125 frames"),
     (["--scores", "one", "--labels", "labels"], "no scores of video cam 1"),
-    (["--scores", "twice", "--labels", "labels"], "two files for one video: cam 1.npy, cam 1.txt"),
-    (["--scores", "scores", "--labels", "scores"], "must hold 0 (normal) and 1 (abnormal)"),
-    (["--scores", "scores", "--labels", "zeros"], "must hold 0 (normal) and 1 (abnormal)"),
-    (["--scores", "scores", "--labels", "empty"], "must hold 0 (normal) and 1 (abnormal)"),
+    (["--scores", "twice", "--labels", "labels"], "two files for the same video: cam 1.npy, cam 1.txt"),
+    (["--scores", "scores", "--labels", "scores"], "must have 0 (normal) and 1 (abnormal)"),
+    (["--scores", "scores", "--labels", "zeros"], "must have 0 (normal) and 1 (abnormal)"),
+    (["--scores", "scores", "--labels", "empty"], "must have 0 (normal) and 1 (abnormal)"),
     (["--scores", "scores", "--labels", "labels", "--videos", "cam 4"], "no video cam 4; it has cam 1, cam 2, cam 3"),
     (["--scores", "scores", "--labels", "labels", "--repeat", "16"], "has 40 scores, video cam 1 has 40 frames"),
     (["--scores", "broken.npz", "--labels", "labels"], "not a whole .npz file"),
     (["UCSDped2", "--scores", "scores", "--labels", "labels"], "give a dataset D, or --scores and --labels without one"),
     (["--scores", "scores"], "give a dataset D, or --scores and --labels without one"),
     (["--scores", "scores", "--labels", "labels", "--masks"], "need a dataset D"),
-    (["UCSDped2", "--repeat", "16"], "--repeat is 1 or more, with --scores"),
-    (["UCSDped2", "--scores", "scores", "--boxes", "boxes.npy"], "--boxes goes with --scores and --tracks or --masks"),
+    (["UCSDped2", "--repeat", "16"], "--repeat needs --scores and 1 or more"),
+    (["UCSDped2", "--scores", "scores", "--boxes", "boxes.npy"], "--boxes needs --scores, and --tracks or --masks"),
 ])
 def test_scores_and_labels_that_do_not_fit(theirs, tmp_path, words, message):
     np.save("complex.npy", theirs.scores + 1j)
@@ -250,7 +250,7 @@ def test_scores_and_labels_that_do_not_fit(theirs, tmp_path, words, message):
     ("0,5,100,50,20,20\n", "with x1 <= x2 and y1 <= y2"),  # x y width height
     ("0,5.5,1,1,40,40\n", "must be six numbers: track, frame"),
     ("0,5,1,1,nan,40\n", "must be six numbers"),
-    ("\n0,30,1,1,40,40\n", "line 2 names frames outside 0 to 29"),
+    ("\n0,30,1,1,40,40\n", "line 2: the frame must be 0 to 29"),
 ])
 def test_track_files_are_read_line_by_line(tmp_path, text, message):
     (tmp_path / "a.txt").write_text(text)
@@ -265,7 +265,7 @@ def test_track_files_with_a_byte_order_mark_and_a_track_twice(tmp_path, capsys):
         (tmp_path / "a.txt").write_text(text, encoding="utf-8")
         found = regions.joined([regions.read_tracks(tmp_path / "a.txt", 30)], [0])
         assert found.boxes.tolist() == [[5, 2, 2, 30, 30], [6, 1, 1, 40, 40], [5, 0, 0, 9, 9]]  # the last line counts
-        assert found.track.tolist() == [0, 0, 1] and "a track twice in a frame: 1 times" in capsys.readouterr().out
+        assert found.track.tolist() == [0, 0, 1] and "1 lines repeat a track in the same frame" in capsys.readouterr().out
 
 
 def test_the_baseline_is_scored_as_any_other(copy, monkeypatch):
@@ -281,7 +281,7 @@ def test_the_baseline_is_scored_as_any_other(copy, monkeypatch):
     tools.baseline.main()  # again, where test.py has scored it
     assert np.array_equal(np.load("results_baseline/UCSDped2/test/box_scores.npy"), scores)
     refused = run_script("tools.baseline", "UCSDped2", "test", "--results_dir", "results", rc=2)
-    assert "take another --results_dir" in refused.stderr
+    assert "use another --results_dir" in refused.stderr
 
 
 def test_the_baseline_by_hand():

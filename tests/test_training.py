@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -18,6 +19,7 @@ from conftest import rounding, run_script
 from models.cae import ReconCAE
 from models.checkpoint import load_models
 from models.spr import self_paced_weights
+from models.training import learned
 from train import train_epoch
 from utils import cubes, record
 from utils.cubes import Batch
@@ -226,3 +228,18 @@ def test_a_small_set_trains_for_min_steps(copy):
     words[7] = str(epochs)
     assert "done with the same" in run_script("train.py", *words, "3").stdout
     assert "done with the same" in run_script("train.py", *words, "3", "--min_steps", "1").stdout
+    said = run_script("test.py", *words[:2]).stdout
+    assert "note: the network is hardly trained: at the end the loss still fell by" in said
+    run_script("tools.report", "UCSDped2", "test")
+    assert "The network is hardly trained" in Path("results/UCSDped2/test/report.html").read_text(encoding="utf-8")
+
+
+def test_how_far_a_training_came():
+    def state(losses, scores):
+        return SimpleNamespace(log=[{"loss": loss} for loss in losses], scores=torch.tensor(scores)[:, None])
+    steady = learned({0: state([9.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5], [1.0, 3.0])}, 20.0)
+    assert steady == {"fall": 0, "error": pytest.approx(0.1)}
+    falling = [0.9 ** epoch for epoch in range(8)]
+    halves = learned({0: state(falling, [2.0]), 1: state(falling, [2.0])}, 4.0)
+    assert halves["fall"] == pytest.approx(0.1) and halves["error"] == pytest.approx(0.5)
+    assert learned({0: state([1.0], [2.0])}, 4.0)["fall"] == 1

@@ -1,19 +1,19 @@
-"""Score boxes without any training: what every trained result has to beat.
+"""Score boxes without any training: the baseline that a trained model must beat.
 
     python -m tools.baseline D MODE [--results_dir results_baseline]
 
-Each box is described by how it moves, how large it is and where it stands: a histogram of the directions of its flow (8 of
-them, weighted by length, over pixels that move: their sum per pixel of the box), the logarithms of its width and height, and
-the place of its lower edge (middle and bottom). Each feature is standardised over all boxes. A box's score is the distance to
-its 10th nearest neighbour among all boxes more than 50 frames away; those of other videos count as far. No label is read.
+Each box is described by its motion, size and position: a histogram of the directions of its flow (8 bins, weighted by
+length, over moving pixels, divided by the box's pixels), the logarithms of its width and height, and the position of its
+lower edge (middle and bottom). Each feature is standardised over all boxes. A box's score is the distance to its 10th nearest
+neighbour among all boxes more than 50 frames away; boxes of other videos count as far away. No label is read.
 
 reads   data/D/MODE/bboxes.npy and the optical flow
-writes  results_baseline/D/MODE/box_scores.npy      (N,) float32, which test.py takes as yours
+writes  results_baseline/D/MODE/box_scores.npy      (N,) float32, which test.py then evaluates
 
-It is a plain relative of nearest-neighbour detectors: exemplars of motion and size in Ramachandra and Jones (Street Scene, WACV
+It is a simple form of nearest-neighbour detection: exemplars of motion and size in Ramachandra and Jones (Street Scene, WACV
 2020); velocity, pose and deep features with k nearest neighbours in Reiss and Hoshen (attribute-based representations, 2022).
-Those compare with a training set of normal videos; here the videos are compared with themselves, as LBR-SPR needs no normal
-ones either. There is no network, and no feature is weighed against another.
+Those compare with a training set of normal videos; here the videos are compared with themselves, since LBR-SPR needs no
+normal videos either. There is no network, and all features have equal weight.
 """
 
 import argparse
@@ -47,14 +47,14 @@ def main():
     dataset = dataset_of(cfg)
     stages.require_frames(dataset, boxes.record, stages.folder_of(cfg) / "bboxes.npy")
     if path.with_name("test.json").is_file() and not stages.scores_are_given(cfg):
-        raise UserError(f"{path.parent}: holds the results of a trained model: take another --results_dir")
+        raise UserError(f"{path.parent}: has the results of a trained model: use another --results_dir")
     scores = far_neighbours(features(dataset, boxes, made.get("motion_thr", cfg.motion_thr)), boxes)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.save_array(path, scores)
-    path.with_name("test.json").unlink(missing_ok=True)  # of the scores before these
+    path.with_name("test.json").unlink(missing_ok=True)  # that of earlier scores
     words = "".join(f" --{name} {value}" for name, value in part.items() if value not in ("", 0, 1))
     print(f"wrote {path}: the scores of {len(scores):,} boxes\nnext: python test.py --dataset_name {cfg.dataset_name} --mode "
-          f"{cfg.mode} --results_dir {cfg.results_dir}{words}    (after extract_stc.py, whose cubes its pictures show)")
+          f"{cfg.mode} --results_dir {cfg.results_dir}{words}    (after extract_stc.py: its pictures show the cubes)")
 
 
 def features(dataset, boxes, motion_thr):
@@ -85,7 +85,7 @@ def describe(flow, box, corner, motion_thr):
 
 
 def far_neighbours(found, boxes):
-    """(N,) float32 distance of each box to its 10th nearest neighbour that is not near in time; found: (N, 12)."""
+    """(N,) float32 distance of each box to its 10th nearest neighbour that is far away in time; found: (N, 12)."""
     time = boxes.frame + boxes.video * 2 * APART  # so that frames of other videos are far
     first, last = np.searchsorted(time, time - APART), np.searchsorted(time, time + APART, "right")
     wanted = min(len(found), NEIGHBOUR + int((last - first).max()))
@@ -94,7 +94,7 @@ def far_neighbours(found, boxes):
         distances, near = index.kneighbors(found[rows])
         far = (near < first[rows, None]) | (near >= last[rows, None])
         if not (far.sum(axis=1) >= NEIGHBOUR).all():
-            raise UserError(f"fewer than {NEIGHBOUR} boxes are more than {APART} frames away from some box: take longer videos")
+            raise UserError(f"a box has fewer than {NEIGHBOUR} boxes more than {APART} frames away: use longer videos")
         place = (far.cumsum(axis=1) == NEIGHBOUR).argmax(axis=1)
         scores[rows] = distances[np.arange(len(rows)), place]
     return scores

@@ -1,11 +1,11 @@
-"""Compare two methods of one stage on the same frames, from the files that they wrote.
+"""Compare two methods of one stage on the same frames, from their output files.
 
     python -m tools.compare flow optical_flow/D optical_flow_dis/D
     python -m tools.compare boxes data/D/MODE/bboxes.npy other/D/MODE/bboxes.npy [--dataset_name D --mode MODE]
 
-flow: mean end-point difference, and how often the two agree on what moves (u^2 + v^2 > 1), over the frames that both have.
-boxes: pairs of boxes with an intersection over union of 0.5 or more, each box in one pair at most, and boxes without a
-partner. Each writes a picture of the frame where the two differ most: OUT/flow.png or OUT/boxes.png.
+flow: mean end-point difference, and how often the two agree on moving pixels (u^2 + v^2 > 1), over the frames of both.
+boxes: pairs of boxes with an intersection over union of 0.5 or more, each box in at most one pair, and unmatched boxes.
+Both write a picture of the frame where the two differ most: OUT/flow.png or OUT/boxes.png.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from utils.errors import UserError
 from utils.evaluation import plots
 from utils.run import progress, run
 
-MATCH = 0.5  # intersection over union from which two boxes are the same
+MATCH = 0.5  # minimum intersection over union of a pair of boxes
 
 
 def main():
@@ -33,16 +33,16 @@ def main():
     parser.add_argument("b", metavar="B", type=Path)
     parser.add_argument("--out", type=Path, default=Path("results", "compare"), help="folder (default: results/compare)")
     parser.add_argument("--dataset_name", metavar="D", help="draw the boxes on this dataset's frames")
-    parser.add_argument("--mode", default="test", choices=("test", "merge", "train"), help="of the boxes (default: test)")
+    parser.add_argument("--mode", default="test", choices=("test", "merge", "train"), help="mode of the boxes (default: test)")
     args = parser.parse_args()
     compare_flow(args.a, args.b, args.out) if args.what == "flow" else compare_boxes(args)
 
 
 def compare_flow(a, b, out):
-    """Prints figures over the flow files that lie under the same name below both folders."""
+    """Prints figures over the flow files with the same name in both folders."""
     names = sorted({p.relative_to(a) for p in a.rglob("*.npy")} & {p.relative_to(b) for p in b.rglob("*.npy")})
     if not names:
-        raise UserError(f"{a}, {b}: no flow file lies under the same name below both (give two folders optical_flow/D)")
+        raise UserError(f"{a}, {b}: no flow files with the same names: give two folders such as optical_flow/D")
     differences, agree, worst = [], [], (-1.0, None)
     with progress(len(names), "frame", "flow") as bar:
         for name in names:
@@ -56,7 +56,7 @@ def compare_flow(a, b, out):
             bar.update()
     print(f"{len(names):,} frames: mean end-point difference {np.mean(differences):.3f} px "
           f"(median frame {np.median(differences):.3f}, largest {worst[0]:.3f} at {worst[1]}); "
-          f"agree on what moves at {np.mean(agree):.2%} of pixels")
+          f"the same {np.mean(agree):.2%} of pixels are moving or still in both")
     figure = Figure(figsize=(11, 4))
     for axes, folder in zip(figure.subplots(1, 2), (a, b)):
         axes.imshow(colours(files.load_array(folder / worst[1]).astype(np.float32)))
@@ -68,18 +68,18 @@ def compare_flow(a, b, out):
 
 
 def colours(flow):
-    """(H, W, 2) -> (H, W, 3) uint8 RGB: hue is direction, strength is length."""
+    """(H, W, 2) -> (H, W, 3) uint8 RGB: hue is direction, saturation is length."""
     import torch
 
     return flow_to_image(torch.from_numpy(flow).permute(2, 0, 1)).permute(1, 2, 0).numpy()
 
 
 def compare_boxes(args):
-    """Prints how many boxes of two files (N, 5) find a partner in the other one."""
+    """Prints how many boxes of two files (N, 5) match."""
     rows = [files.load_array(path) for path in (args.a, args.b)]
     for path, found in zip((args.a, args.b), rows):
         if found.ndim != 2 or found.shape[1] != 5:
-            raise UserError(f"{path}: is {found.shape}, not the (N, 5) of a bboxes.npy")
+            raise UserError(f"{path}: has shape {found.shape}, not (N, 5) like a bboxes.npy")
     matched, overlaps, worst = 0, [], (-1, 0)
     numbers = np.union1d(rows[0][:, 0], rows[1][:, 0])
     ends = [[np.searchsorted(found[:, 0], numbers, side) for side in ("left", "right")] for found in rows]
@@ -91,7 +91,7 @@ def compare_boxes(args):
         worst = max(worst, (len(one) + len(other) - 2 * len(pairs), int(number)))
     print(f"{len(numbers):,} frames: {len(rows[0]):,} and {len(rows[1]):,} boxes; {matched:,} pairs with IoU >= {MATCH} "
           f"(mean IoU {np.mean(overlaps or [0]):.3f}); {len(rows[0]) - matched:,} boxes of A and "
-          f"{len(rows[1]) - matched:,} of B without a partner, most in frame {worst[1]} ({worst[0]})")
+          f"{len(rows[1]) - matched:,} of B are unmatched, most in frame {worst[1]} ({worst[0]})")
     figure = Figure(figsize=(8, 6))
     axes = figure.subplots()
     axes.imshow(frame_of(args, worst[1], rows)[:, :, ::-1])
@@ -101,7 +101,7 @@ def compare_boxes(args):
         axes.plot([], [], color=colour, label=str(path))
     axes.legend(loc="upper left", fontsize=7)
     axes.set_axis_off()
-    axes.set_title(f"frame {worst[1]}: {worst[0]} boxes without a partner", fontsize=10)
+    axes.set_title(f"frame {worst[1]}: {worst[0]} unmatched boxes", fontsize=10)
     plots.save(figure, args.out / "boxes.png")
     print(f"wrote {args.out / 'boxes.png'}")
 
@@ -119,14 +119,14 @@ def match(one, other):
 
 
 def frame_of(args, number, rows):
-    """The frame's picture, or a white one as large as its boxes where no dataset is named."""
+    """The frame's picture, or a white one as large as its boxes if no dataset is given."""
     if not args.dataset_name:
         here = np.concatenate([found[found[:, 0] == number] for found in rows])
         return np.full((int(here[:, 4].max()) + 1, int(here[:, 3].max()) + 1, 3), 255, np.uint8)
     dataset = dataset_of(parse_config("", ["--dataset_name", args.dataset_name, "--mode", args.mode]))
     video = next((v for v in dataset.videos if v.first <= number < v.first + len(v)), None)
     if video is None:
-        raise UserError(f"frame {number} is not in {args.dataset_name}, mode {args.mode}: give the dataset of the boxes")
+        raise UserError(f"frame {number} is not in {args.dataset_name}, mode {args.mode}: give the boxes' own dataset")
     return next(iter(frames.load(video, [number - video.first])))
 
 

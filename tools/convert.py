@@ -1,20 +1,20 @@
-"""Exchange files with the official code and with projects that came from it, both ways.
+"""Convert files to and from the formats of the official code and projects based on it.
 
     python -m tools.convert boxes data/D/MODE/bboxes.npy D_MODE_bboxes.npy    ours -> one (n, 4) array per frame (pickled)
     python -m tools.convert boxes D_MODE_bboxes.npy bboxes.npy                theirs -> ours, (N, 5) frame x1 y1 x2 y2
     python -m tools.convert boxes data/D/MODE/bboxes.npy boxes.json           either -> COCO
-    python -m tools.convert boxes boxes.json bboxes.npy --dataset_name D      COCO -> ours; images are frames by file_name
-    python -m tools.convert model data/D/MODE D_model.npy                     ours -> official, training scores beside it
+    python -m tools.convert boxes boxes.json bboxes.npy --dataset_name D      COCO -> ours; images are matched by file_name
+    python -m tools.convert model data/D/MODE D_model.npy                     ours -> official, training scores next to it
     python -m tools.convert model D_model.npy data/D/official                 official -> ours, for test.py --model
     python -m tools.convert flow optical_flow/D official/optical_flow/D       ours -> official, float32
-    python -m tools.convert flow official/optical_flow/D optical_flow/D       official or another code's -> ours, with records
+    python -m tools.convert flow official/optical_flow/D optical_flow/D       official or from other code -> ours, with records
 
 One (n, 4) array per frame is the form of the official code, VEC_VAD and hf2vad. To take such boxes straight into a run there
 is extract_bbox.py --boxes_from. Flow becomes float16, up to 0.05 % off, unless --flow_dtype float32 keeps it as it is.
 
-Flow of others lies in the folders of the videos: one .npy (height, width, 2) or .flo file per frame, or one array per video.
-N - 1 fields for N frames go from each frame to the next: field k becomes the flow of frame k + 1, and the first frame gets
-zeros.
+Flow from other code must be in the folders of the videos: one .npy (height, width, 2) or .flo file per frame, or one array per
+video. N - 1 fields for N frames are from each frame to the next: field k becomes the flow of frame k + 1, and the first frame
+gets zeros.
 """
 
 import argparse
@@ -40,20 +40,20 @@ def main():
     parser.add_argument("source", metavar="SOURCE", type=Path)
     parser.add_argument("target", metavar="TARGET", type=Path)
     parser.add_argument("--flow_dtype", choices=("float16", "float32"), default="float16", help="(default: float16)")
-    parser.add_argument("--frames", type=int, help="number of frames, where a file of (N, 5) rows stands alone "
+    parser.add_argument("--frames", type=int, help="number of frames, for a file of (N, 5) rows without a record "
                         "(default: up to the last box)")
-    parser.add_argument("--dataset_name", metavar="D", help="COCO -> ours: where images are looked for by file_name")
-    parser.add_argument("--mode", choices=MODES, default="test", help="its mode, by which frames are numbered (default: test)")
+    parser.add_argument("--dataset_name", metavar="D", help="COCO -> ours: the dataset whose frames file_name refers to")
+    parser.add_argument("--mode", choices=MODES, default="test", help="its mode, which numbers the frames (default: test)")
     args = parser.parse_args()
     if not args.source.exists():
         raise UserError(f"{args.source}: no such file or folder")
     if args.target.exists() and (args.target.is_file() or any(args.target.iterdir())):
-        raise UserError(f"{args.target}: is there already: remove it, or give another place")
+        raise UserError(f"{args.target}: already exists: remove it, or choose another path")
     {"boxes": convert_boxes, "model": convert_model, "flow": convert_flow}[args.what](args)
 
 
 def convert_boxes(args):
-    """Ours to theirs, theirs to ours, and COCO by the suffix .json."""
+    """Ours to theirs, theirs to ours; .json means COCO."""
     rows, num_frames, ours = coco_in(args) if args.source.suffix == ".json" else boxes_in(args.source, args.frames)
     if args.target.suffix == ".json":
         files.save_json(args.target, coco(rows, images(args.source, num_frames)))
@@ -69,7 +69,7 @@ def convert_boxes(args):
 
 
 def boxes_in(path, count=None):
-    """The rows (N, 5) in a file, the number of frames (or count), and whether it is in our own form."""
+    """The rows (N, 5) in a file, the number of frames (or count), and whether it is in our own format."""
     array = files.load_object_array(path)
     if array.ndim == 2 and array.shape[1] == 5:
         made = record.load(path.with_name("boxes.json"))
@@ -80,31 +80,31 @@ def boxes_in(path, count=None):
 
 
 def coco_in(args):
-    """The rows (N, 5) in a COCO file, the number of frames, and that they are not in our own form."""
+    """The rows (N, 5) in a COCO file, the number of frames, and False: not in our own format."""
     content = files.load_json(args.source)
     try:
         numbers, num_frames = frames_of_images(content["images"], args)
         frame = {image["id"]: number for image, number in zip(content["images"], numbers)}
         if min(len(frame), len(set(numbers))) < len(numbers):
-            raise ValueError("two images have one id, or are one frame")
+            raise ValueError("two images have the same id or frame")
         rows = np.array([[frame[one["image_id"]], *one["bbox"]] for one in content["annotations"]] or np.empty((0, 5)), float)
         if rows.shape[1:] != (5,) or not np.isfinite(rows).all() or (rows[:, 3:] < 0).any():
             raise ValueError("a bbox is not x, y, width, height")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise UserError(f"{args.source}: is no COCO file of images and annotations ({type(error).__name__}: {error})") from None
+        raise UserError(f"{args.source}: not a COCO file of images and annotations ({type(error).__name__}: {error})") from None
     rows[:, 3:] += rows[:, 1:3]  # x, y, width, height -> x1, y1, x2, y2
     return rows[np.argsort(rows[:, 0], kind="stable")].astype(np.float32), num_frames, False
 
 
 def frames_of_images(images, args):
-    """The number of each COCO image's frame, and how many frames there are. Raises UserError where one is not certain.
+    """The frame number of each COCO image, and the number of frames. Raises UserError if one is ambiguous.
 
-    Without --dataset_name only images of our own files are known, whose id is the frame, counted from 0 through all videos.
+    Without --dataset_name only our own files work, where an image's id is its frame, counted from 0 across all videos.
     """
     if args.dataset_name is None:
         own = {(image.get("video"), image["id"] - image.get("frame", 0)) for image in images}
         if None in dict(own) or len(own) > len(dict(own)):
-            raise UserError(f"{args.source}: only file_name says which frames its images are: give --dataset_name D and --mode")
+            raise UserError(f"{args.source}: its images can only be matched by file_name: add --dataset_name D and --mode")
         return [image["id"] for image in images], args.frames or max([image["id"] + 1 for image in images], default=0)
     dataset, known = dataset_of(parse_config("", ["--dataset_name", args.dataset_name, "--mode", args.mode])), {}
     keys = [(image["video"], image["frame"]) if "video" in image else
@@ -113,18 +113,18 @@ def frames_of_images(images, args):
     for video in dataset.videos:
         for t, name in enumerate(video.frames):
             place = (*video.path.parts[1:], Path(name).stem)
-            tails = () if video.is_file else (place[-length:] for length in lengths)  # frames of a film have no files
+            tails = () if video.is_file else (place[-length:] for length in lengths)  # frames of a video file have no files
             for key in {(video.name, t + 1), *tails}:
                 known.setdefault(key, []).append(video.first + t)
     for key, found in ((key, len(known.get(key, ()))) for key in keys):
         if found != 1:
-            raise UserError(f"{args.source}: image {'/'.join(map(str, key))} is {found} frames of {dataset.name}, mode "
+            raise UserError(f"{args.source}: image {'/'.join(map(str, key))} matches {found} frames of {dataset.name}, mode "
                             f"{args.mode}: file_name must be the end of one frame's path, such as Test001/001.tif")
     return [known[key][0] for key in keys], dataset.num_frames
 
 
 def images(path, num_frames):
-    """COCO's list of images: with names, sizes and videos where a record of the boxes lies beside them."""
+    """COCO's list of images: with names, sizes and videos if there is a record of the boxes."""
     made = record.load(path.with_name("boxes.json")) if path.name == "bboxes.npy" else None
     if made is None:
         return [{"id": i, "file_name": f"{i:06d}", "video": "", "frame": i + 1} for i in range(num_frames)]
@@ -138,7 +138,7 @@ def images(path, num_frames):
 
 
 def names_of(path, made):
-    """Number -> path of each frame below raw_datasets/D, where the dataset is at hand and has frames as files."""
+    """Number -> path of each frame below raw_datasets/D, if the dataset is present and has frames as files."""
     try:
         dataset = dataset_of(parse_config("", ["--dataset_name", path.parent.parent.name, "--mode", path.parent.name]))
     except (UserError, SystemExit):
@@ -159,7 +159,7 @@ def coco(rows, images):
 
 
 def convert_model(args):
-    """A folder of ours to an official file with its training scores, or the other way."""
+    """Our folder of models to an official file with its training scores, or the reverse."""
     models = load_models(args.source)
     if args.source.is_file():
         to_ours(models, args.source, args.target)
@@ -168,7 +168,7 @@ def convert_model(args):
     paths = [scores_file(args.target, kind) for kind in kinds]
     for path in paths:
         if path.exists():
-            raise UserError(f"{path}: is there already: remove it, or give another place")
+            raise UserError(f"{path}: already exists: remove it, or choose another path")
     rows, columns = (range(count) for count in models.grid)
     cells = [[models.blocks.get(row * models.grid[1] + column) for column in columns] for row in rows]
     for k, path in enumerate(paths):
@@ -180,7 +180,7 @@ def convert_model(args):
 
 
 def to_ours(models, source, folder):
-    """Writes models as train.py does, so that test.py --model takes the folder."""
+    """Writes models as train.py does, so that test.py --model can use the folder."""
     first = next(iter(models.blocks.values())).model
     made = record.wanted("train", {
         "h_block": models.grid[0], "w_block": models.grid[1], "precision": models.precision, "use_flow": first.use_flow,
@@ -200,7 +200,7 @@ def to_ours(models, source, folder):
 
 
 def convert_flow(args):
-    """Our flow to the official float32 files, or those to ours with the records that the next stages ask for."""
+    """Our flow to official float32 files, or those to ours, with the records that the next stages need."""
     if any(args.source.rglob("flow.json")):
         paths = sorted(args.source.rglob("*.npy"))
         with progress(len(paths), "frame", "flow") as bar:
@@ -216,7 +216,7 @@ def convert_flow(args):
         try:
             dataset = dataset_of(cfg)
         except UserError:
-            if mode == "test":  # the training videos are often not at hand
+            if mode == "test":  # the training videos are often missing
                 raise
             continue
         for video in dataset.videos:
@@ -224,18 +224,18 @@ def convert_flow(args):
             fields = fields_of(folder, video)
             found += [(cfg, video, fields)] if fields else []
     if not found:
-        raise UserError(f"{args.source}: holds no flow of the videos of {args.target.name} (looked for the same folders as in "
+        raise UserError(f"{args.source}: no flow of the videos of {args.target.name} (looked for the same folders as in "
                         f"raw_datasets/{args.target.name})")
-    count = sum(flow_of_video(*one) for one in found)  # all were looked at before the first is written
+    count = sum(flow_of_video(*one) for one in found)  # all are checked before the first is written
     print(f"wrote {count:,} flow files below {args.target}, {args.flow_dtype}")
 
 
 def fields_of(folder, video):
-    """What another program wrote for a video: a function from frame number t to its flow (H, W, 2) float32; None if nothing.
+    """A video's flow from another program: a function from frame number t to its flow (H, W, 2) float32; None if there is none.
 
     One .npy or .flo file per frame, by name; or N - 1 of them, or one array of N or N - 1 fields (folder/*.npy, folder.npy).
-    N - 1 fields are those from each frame to the next: field k becomes the flow of frame k + 1, the first frame's is zero.
-    Raises UserError where the count, or the shape of a field, is another one.
+    N - 1 fields are from each frame to the next: field k becomes the flow of frame k + 1, the first frame's is zero.
+    Raises UserError if the count or the shape of a field is wrong.
     """
     paths = sorted(p for end in ("npy", "flo") for p in folder.glob(f"*.{end}")) or [
         p for p in [folder.with_name(folder.name + ".npy")] if p.is_file()]
@@ -246,18 +246,18 @@ def fields_of(folder, video):
         array = files.load_array(paths[0], mmap=True)
         read = [functools.partial(np.asarray, field) for field in array]
     if len(read) not in (len(video), len(video) - 1):
-        raise UserError(f"{paths[0].parent}: {len(read)} flow fields, but {video.name} has {len(video)} frames: each frame "
-                        "needs one, or each pair of neighbours")
+        raise UserError(f"{paths[0].parent}: {len(read)} flow fields, but {video.name} has {len(video)} frames: give one per "
+                        "frame, or one per pair of neighbours")
     if len(read) == len(video) == len(paths):
         order = {path.stem: one for path, one in zip(paths, read)}
         missing = [name for name in video.frames if Path(name).stem not in order]
         if missing:
-            raise UserError(f"{folder}: no flow of frame {missing[0]}: name the flow files like the frames")
+            raise UserError(f"{folder}: no flow for frame {missing[0]}: name the flow files like the frames")
         read = [order[Path(name).stem] for name in video.frames]
     wanted, first = (*frames.size_of(video), 2), read[0]().shape
     if first != wanted:
-        raise UserError(f"{paths[0]}: a field is {first}, wanted is {wanted}: (height, width, 2) of the frames, in pixels "
-                        "of theirs")
+        raise UserError(f"{paths[0]}: a field has shape {first}, must be {wanted}: (height, width, 2) of the frames, in "
+                        "their pixels")
     skip = len(video) - len(read)
     return lambda t: np.zeros(wanted, np.float32) if t < skip else checked_field(read[t - skip](), wanted, folder, t)
 
@@ -268,19 +268,19 @@ def read_field(path):
         return files.load_array(path)
     field = cv2.readOpticalFlow(str(path))
     if field is None:
-        raise UserError(f"{path}: is no whole .flo file")
+        raise UserError(f"{path}: not a complete .flo file")
     return field
 
 
 def checked_field(field, shape, folder, t):
-    """Raises UserError where a field is not of this shape, or not finite."""
+    """A field as float32. Raises UserError if it has another shape or is not finite."""
     if field.shape != shape or field.dtype.kind != "f" or not np.isfinite(field).all():
-        raise UserError(f"{folder}: the flow of frame {t + 1} is {field.shape} of {field.dtype}, or not finite")
+        raise UserError(f"{folder}: the flow of frame {t + 1} has shape {field.shape} and type {field.dtype}, or is not finite")
     return field.astype(np.float32)
 
 
 def flow_of_video(cfg, video, field):
-    """Takes over the flow of all frames of one video, whole or not at all; returns their number."""
+    """Copies the flow of all frames of one video, whole or not at all; returns their number."""
     part = video.flow_folder.with_name(video.flow_folder.name + ".part")
     files.new_folder(part)
     with progress(len(video), "frame", video.name) as bar:

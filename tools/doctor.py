@@ -1,14 +1,15 @@
-"""What a run would do, what is missing and what it would cost, before anything starts.
+"""What a run would do, what is missing and what it would cost, before it starts.
 
     python run_pipeline.py --dataset_name D --mode MODE [flags] --dry_run
 
 Prints the frames, packages, device and weights; for each stage whether it is done, to do, or outdated and why; its time and
-disk space. Times come from rates that are measured on this machine once (some seconds) and kept in data/rates.json; nothing
-else is written (torchvision may download the weights of its models). Before there are boxes, 10 per frame are assumed.
+disk space. Times come from rates that are measured once on this machine (some seconds) and kept in data/rates.json; nothing
+else is written (torchvision may download the weights of its models). Until there are boxes, 10 per frame are assumed.
 Exit code 2: something would stop the run.
 """
 
 import functools
+import math
 import os
 import shutil
 from dataclasses import dataclass
@@ -34,33 +35,33 @@ from utils.device import cores, device_of, find_card, free_cores, use_threads, w
 from utils.errors import UserError
 from utils.run import run, versions
 
-ASSUMED = 10  # boxes per frame, before there are any
+ASSUMED = 10  # boxes per frame, until there are any
 CANNOT = "cannot be done"
 
 
 class Row(NamedTuple):
-    """How a stage stands, and what the rest of its work costs."""
+    """The state of a stage, and the cost of its remaining work."""
 
     state: str  # done, to do, outdated, or CANNOT
-    why: str = ""  # where it is outdated or cannot be done; else what it is done with
+    why: str = ""  # why it is outdated or cannot be done, or what it uses
     work: str = ""
-    seconds: float | None = None  # None: not known
+    seconds: float | None = None  # None: unknown
     bytes: int = 0
-    changes: bool = True  # whether its output will be another
+    changes: bool = True  # whether its output will change
 
 
 @dataclass
 class Plan:
-    """What the stages are looked at with; each leaves what the next ones depend on."""
+    """What the stages are checked against; each check updates it for the next."""
 
     cfg: object
     dataset: object
     size: tuple  # (H, W)
     device: torch.device
     measured: rates.Rates
-    cubes: int  # how many there are or will be
-    about: str = "about "  # while that is a guess
-    before: str = ""  # the last stage whose output will be another
+    cubes: int  # their number now or later
+    about: str = "about "  # while that is an estimate
+    before: str = ""  # the last stage whose output will change
 
     def first(self, count):
         """The first frames of the first video, decoded as the stages do."""
@@ -68,24 +69,24 @@ class Plan:
         return list(frames.load(video, range(min(len(video), count)), workers(self.cfg.num_workers), self.cfg.on_bad_frame))
 
     def state(self, name, stage):
-        """(state, why) of a stage; stage: its record.Stage, or None where its input will be made first."""
+        """(state, why) of a stage; stage: its record.Stage, or None if its input must be made first."""
         if stage is None:
             folder = stages.results_of(self.cfg) if name == "test" else stages.folder_of(self.cfg)
             there = record.load(folder / f"{name}.json", {}) is not None
-            return ("outdated", f"other {record.MADE[self.before]}") if there else ("to do", "")
+            return ("outdated", f"{record.MADE[self.before]} changed") if there else ("to do", "")
         state, why = stage.state
         return state, why.removeprefix("outdated: ").removesuffix("; rebuilding") if state == "outdated" else ""
 
 
-def main():
-    cfg = parse_config(__doc__)
+def main(argv=None):
+    cfg = parse_config(__doc__, argv)
     dataset, device = dataset_of(cfg), device_of(cfg.device)
     use_threads(cfg.threads, device)
     size = frames.size_of(dataset.videos[0])
     print(f"frames      {size[0]}x{size[1]} (height x width), {completeness(cfg, dataset)}")
     print("packages    " + ", ".join(f"{name} {version}" for name, version in versions().items() if name != "code"))
     trouble = find_card()[1] if device.type == "cpu" else ""
-    print(f"device      {in_words(device)}; {free_cores()} of {cores()} cores are free now{trouble and f'; no GPU: {trouble}'}")
+    print(f"device      {in_words(device)}; {free_cores()} of {cores()} cores are free{trouble and f'; no GPU: {trouble}'}")
     threads = f"{torch.get_num_threads()} threads of networks, {workers(cfg.num_workers)} of frames"
     measured = rates.Rates(Path(cfg.data_root_dir, "rates.json"), f"{in_words(device)}, {threads}")
     plan = Plan(cfg, dataset, size, device, measured, ASSUMED * len(dataset.chosen))
@@ -93,16 +94,19 @@ def main():
     left = {stage: row for stage, row in rows.items() if row.state != "done"}
     if left:
         print("\n".join(table(left)))
+        hours = sum(row.seconds or 0 for row in left.values()) / 3600
+        if hours > 1:
+            print(f"this takes more than an hour: for a first look add --frame_step {math.ceil(hours) * cfg.frame_step}")
     lacking = [stage for stage, row in left.items() if row.state == CANNOT] + full_disks(cfg, left)
     if lacking:
         raise UserError(f"this run would stop: {', '.join(lacking)} (see above)")
 
 
 def completeness(cfg, dataset):
-    """Whether all frames are there, in a few words."""
+    """Whether all frames exist, in a few words."""
     if dataset.notes:
         return "but see the notes above"
-    return "all that the dataset is known to have" if cfg.dataset_name in DATASETS else "how many there should be is not known"
+    return "complete" if cfg.dataset_name in DATASETS else "expected number unknown"
 
 
 def in_words(device):
@@ -114,7 +118,7 @@ def in_words(device):
 
 
 def look(plan, stage):
-    """The Row of a stage, from the object through which its script works; prints a line about it."""
+    """The Row of a stage, from the same object that its script uses; prints a line about it."""
     try:
         row = LOOK[stage](plan)
     except UserError as error:
@@ -135,8 +139,8 @@ def look_at_flow(plan):
     what = f"flow by {cfg.flow_method}{weights() and weights().name or ''} of {plan.size[0]}x{plan.size[1]}"
     rate = plan.measured(what, lambda: rates.flow(
         METHODS[cfg.flow_method](weights(), cfg.device), plan.first, plan.size, cfg.flow_dtype))
-    why = "; ".join(changed + [f"by {weights()}"] * bool(weights()))
-    return Row("outdated" if changed else "to do", why, f"{left:,} frames by {cfg.flow_method}", left / rate,
+    why = "; ".join(changed + [f"with {weights()}"] * bool(weights()))
+    return Row("outdated" if changed else "to do", why, f"{left:,} frames with {cfg.flow_method}", left / rate,
                sum(map(stages.flow_room, flows)), bool(changed) or any(flow.old is None for flow in flows))
 
 
@@ -159,8 +163,8 @@ def look_at_boxes(plan):
         return row
     weights = cfg.detector != "none" and detector.weights_file(cfg.detector, cfg.detector_weights, cfg.detector_scale)
     if weights:
-        files.size(weights)  # it may be believed from the record, but now it is read
-        row = row._replace(why="; ".join([why] * bool(why) + [f"by {weights}"]))
+        files.size(weights)  # the record may vouch for it, but now it is needed
+        row = row._replace(why="; ".join([why] * bool(why) + [f"with {weights}"]))
     what = (f"boxes by {cfg.detector}{source().get('weights', '')}, scale {cfg.detector_scale}, {cfg.detector_tiles} tiles, of "
             f"{plan.size[0]}x{plan.size[1]}")
     return row._replace(seconds=left / plan.measured(what, lambda: rates.boxes(cfg, plan.first, plan.device)))
@@ -195,7 +199,7 @@ def look_at_training(plan):
 
 
 def done_of(stage, cfg):
-    """Share of a training, a record.Stage, that earlier runs have done."""
+    """The share of a training, a record.Stage, that earlier runs have done."""
     count, done, ending = stage.read[stage.folder / "cubes.json"]["cubes"], 0, Ending.of(cfg)
     for name in {path.name for folder in (stage.folder, stage.part) for path in folder.glob("model_*.pt")}:
         state, _ = resumed(stage, name, ending)
@@ -211,7 +215,7 @@ def look_at_scores(plan):
         cfg, dataset, load_models(cfg.model or stages.folder_of(cfg)), found, source))
     if state == "done":
         return Row("done")
-    seconds = plan.cubes / network_rates(plan, 256)[1] if cfg.model else 0  # training has scored the cubes
+    seconds = plan.cubes / network_rates(plan, 256)[1] if cfg.model else 0  # training has already scored the cubes
     return Row(state, why, f"{plan.about}{plan.cubes:,} cubes", seconds, stages.test_room(plan.cubes))
 
 
@@ -224,7 +228,7 @@ def network_of(cfg):
 
 
 def network_rates(plan, batch):
-    """Cubes per second that get self-paced weights, that are scored, that are learnt from."""
+    """Cubes per second for self-paced weights, for scoring, and for a training step."""
     cfg, shapes = plan.cfg, [(batch, count, plan.cfg.patch_size, plan.cfg.patch_size)
                              for count, _ in stages.cube_files(plan.cfg).values()]
     return plan.measured(f"network of width {cfg.num_feature_root}, {shape_of_cubes(cfg)}, batches of {batch}, {cfg.precision}",
@@ -237,16 +241,16 @@ def shape_of_cubes(cfg):
 
 
 def table(rows):
-    """Lines about what is left: stage, time, disk, work."""
+    """Lines about the remaining work: stage, time, disk, work."""
     total = sum(row.seconds or 0 for row in rows.values()), sum(row.bytes for row in rows.values())
-    last = Row("", "", "in one process, as free as this machine was when it was measured", *total)
+    last = Row("", "", "in one process, with the machine as busy as when measured", *total)
     return ["", f"{'left to do':11} {'time':>8} {'disk':>10}   work",
             *(f"{stage:11} {rates.duration(row.seconds):>8} {f'{row.bytes / 1e9:.2f} GB':>10}   {row.work}"
               for stage, row in {**rows, "all": last}.items()), ""]
 
 
 def full_disks(cfg, rows):
-    """Prints what is needed and free on each disk; returns a line for each that is too small."""
+    """Prints the space needed and free on each disk; returns a line for each that is too small."""
     roots = {"flow": cfg.flow_root_dir, "test": cfg.results_dir}
     disks, lacking = {}, []
     for stage, row in rows.items():

@@ -6,10 +6,10 @@ writes  FlowNet2_src/pretrained/FlowNet2_checkpoint.pth.tar                     
         fore_det/obj_det_checkpoints/yolov3_d53_mstrain-608_273e_coco-139f5633.pth          boxes (UCSD), 250 MB
         fore_det/obj_det_checkpoints/yolov3_d53_320_273e_coco-421362b6.pth     boxes (Avenue, ShanghaiTech), 250 MB
         fore_det/obj_det_checkpoints/yolox_nano.onnx       boxes without a GPU (--detector onnx:THIS_FILE), 4 MB
-        with --to the same files side by side in a folder, which --from takes on another machine
+        with --to the same files in one folder, for --from on another machine
 
-FlowNet2 is on Google Drive: `pip install gdown` first, or download it by hand. A file gets its name when its SHA-256 (where one
-is published) and its tensors are right; one that is there and valid is left alone. Nothing is kept of a broken download.
+FlowNet2 is on Google Drive: `pip install gdown` first, or download it by hand. A file is kept only if its SHA-256 (if one is
+published) and its tensors are right. Valid existing files are left alone. Nothing is kept of an interrupted download.
 """
 
 import argparse
@@ -39,13 +39,13 @@ class Weights(NamedTuple):
     name: str  # on the command line
     url: str
     path: str  # in the suite's folder
-    most: int  # bytes; the file is not larger
-    sha256: str  # as many of its first digits as are published
-    check: Callable  # of a path; raises UserError if the file does not hold the network
+    most: int  # bytes at most
+    sha256: str  # its first digits, as many as are published
+    check: Callable  # called with a path; raises UserError if it is not the network
 
 
 def loader(module, function):
-    """A check: the network's own loader must take the file. Imported late, since a download needs no torch."""
+    """A check: the network's own loader must accept the file. Imported late, since a download needs no torch."""
     return lambda path: getattr(importlib.import_module(module), function)(path)
 
 
@@ -69,25 +69,25 @@ def main(argv=None, table=WEIGHTS):
     names = [*sorted({weights.name for weights in table}), "all"]
     parser.add_argument("names", nargs="*", default="all", choices=names, metavar="NAME",
                         help=f"{', '.join(names)} (default)")
-    parser.add_argument("--from", dest="source", metavar="FOLDER_OR_URL", help="where files of these names lie")
-    parser.add_argument("--to", metavar="FOLDER", help="a folder for the files, instead of the places above")
+    parser.add_argument("--from", dest="source", metavar="FOLDER_OR_URL", help="where to get files with these names")
+    parser.add_argument("--to", metavar="FOLDER", help="a folder for the files, instead of the paths above")
     args = parser.parse_args(argv)
     code = 0
     for weights in [each for each in table if "all" in args.names or each.name in args.names]:
         path = Path(args.to, Path(weights.path).name) if args.to else SUITE / weights.path
         try:
             print(fetch(weights, path, args.source), flush=True)
-        except UserError as error:  # the other files may still be there
+        except UserError as error:  # the other files may still work
             print(f"error: {error}", file=sys.stderr)
             code = 2
     sys.exit(code)
 
 
 def fetch(weights, path, source=None):
-    """Puts weights at `path`, unless they are there; returns the line that says what was done.
+    """Puts weights at `path`, unless they are already there; returns a line about what was done.
 
-    source: the folder, or the URL of one, that holds a file of this name, instead of `weights.url`.
-    Raises UserError if the file can't be fetched or written, or is not the right one; what was at `path` is then untouched.
+    source: a folder, or the URL of one, with a file of this name, instead of `weights.url`.
+    Raises UserError if the file cannot be fetched or written, or is the wrong one; then `path` is unchanged.
     """
     origin, start = f"{source.rstrip('/')}/{path.name}" if source else weights.url, time.monotonic()
     if path.is_file() and not problem(weights, path):
@@ -97,11 +97,11 @@ def fetch(weights, path, source=None):
             bring(origin, file, weights.most)
             file.flush()
             wrong = problem(weights, Path(file.name))
-        except Exception as error:  # of the network, of gdown (whose own change from version to version), or of the disk
+        except Exception as error:  # from the network, gdown (whose own vary by version), or the disk
             wrong = one_line(error)
         if wrong:
             raise UserError(f"{path}: cannot be fetched from {origin} ({wrong}): run the same command again later, or download "
-                            f"{weights.url} in a browser and put the file there, or take it from elsewhere with --from")
+                            f"{weights.url} in a browser to this path, or use another source with --from")
     return f"wrote {path}: {path.stat().st_size / 1e6:,.1f} MB in {time.monotonic() - start:,.0f} s"
 
 
@@ -114,15 +114,15 @@ def problem(weights, path):
     try:
         weights.check(path)
     except UserError as error:
-        return str(error).partition(";")[0]  # without the command that fixes it, which is this one
+        return str(error).partition(";")[0]  # without the suggested fix, which is this command
     return ""
 
 
 def bring(origin, file, most):
-    """Fills an open file from a URL or a path. Raises UserError where more than `most` bytes come."""
+    """Fills an open file from a URL or a path. Raises UserError if it is larger than `most` bytes."""
     if origin.startswith(DRIVE):
         try:
-            import gdown  # knows the confirmations that a large file takes there
+            import gdown  # handles the confirmation pages for large files
         except ImportError:
             raise UserError("Google Drive needs gdown: `pip install gdown` first") from None
         gdown.download(origin, file)
@@ -133,16 +133,16 @@ def bring(origin, file, most):
             with tqdm.wrapattr(response, "read", response.length, desc=name, leave=False, disable=None) as source:
                 copy(source, file, most)
             if response.length:
-                raise UserError(f"the connection broke off {response.length:,} bytes before the end")
+                raise UserError(f"the connection was lost {response.length:,} bytes before the end")
     elif "://" in origin:
-        raise UserError("--from takes a folder, or the http or https URL of one")
+        raise UserError("--from must be a folder, or the http or https URL of one")
     else:
         with open(origin, "rb") as source:
             copy(source, file, most)
 
 
 def copy(source, file, most):
-    """Copies an open file to another, `most` bytes at most: a server may send without end."""
+    """Copies an open file to another, at most `most` bytes, since a server may send endlessly."""
     while block := source.read(1 << 16):
         if file.tell() + len(block) > most:
             raise UserError(f"it is larger than {most:,} bytes")

@@ -1,13 +1,13 @@
-"""Draw the demo dataset: a promenade with walkers, and now and then something that does not belong there.
+"""Draw the demo dataset: a promenade with walkers, and sometimes something that does not belong there.
 
     python -m tools.make_demo [--out raw_datasets] [--videos 10] [--frames 100] [--seed 0]
 
 writes  OUT/demo/Train/Train001/001.png ...     normal frames only
         OUT/demo/Test/Test001/001.png ...
         OUT/demo/Test/Test001_gt/001.bmp ...    pixel masks, 0 or 255
-        OUT/demo/demo.json                      the recipe; the same recipe draws the same bytes
+        OUT/demo/demo.json                      the recipe; the same recipe gives the same bytes
 
-Walkers are tall near the camera and short far away, some go in pairs, some run, all stream to the right. Anomalies are
+Walkers are tall near the camera and short far away, some walk in pairs, some run, all move to the right. Anomalies are
 cyclists (fast), carts (large) and runners against the flow, whose size and speed are normal.
 """
 
@@ -25,14 +25,14 @@ from utils.locks import locked
 from utils.run import progress, run
 
 SIZE = (120, 160)    # height, width of a frame in px
-CANVAS = (100, 160)  # height, width in px in which a figure is drawn before it is shrunk to its size in the scene
+CANVAS = (100, 160)  # height, width in px in which a figure is drawn before it is scaled down into the scene
 GROUND = 96          # row of the canvas on which figures stand
-PHASES = 12          # pictures of one cycle of steps, or of one turn of the wheels
+PHASES = 12          # pictures per cycle of steps, or per turn of the wheels
 PARTIES = 5          # walkers or pairs of walkers in a video
 NOISE = 2            # standard deviation of the sensor's noise, in grey levels
 SKIN = (0.62, 0.78, 1.0)
 TYRE, SPOKE, GLASS = (25, 25, 25, 255), (230, 230, 230, 255), (200, 190, 170, 255)
-# The testing videos' anomalies, over and over.
+# The testing videos' anomalies, repeated as needed.
 PLAN = ("cyclist", None, "cart", None, "against", "cyclist", None, "cart", None, "cyclist")
 
 
@@ -140,7 +140,7 @@ def cart(rng):
     return cycle_of(draw)
 
 
-# Of each anomaly: the figure, its height in heights of a walker, its speed in those heights per frame.
+# For each anomaly: the figure, its height in walker heights, its speed in walker heights per frame.
 KINDS = {"cyclist": (cyclist, 1.0, 0.145), "cart": (cart, 0.9, 0.105), "against": (walker, 1.0, -0.105)}
 
 
@@ -164,7 +164,7 @@ def background(rng, size):
 class Actor:
     """A figure of `height` px on its way through a video of `width` px, at `speed` px per frame (below 0: to the left).
 
-    It stands on row y, and starts at column x: anywhere, or (None) just outside the side that it comes from.
+    It stands on row y and starts at column x; None: just outside the side that it comes from.
     """
 
     def __init__(self, rng, figure, height, y, speed, width, x=None, start=0):
@@ -181,7 +181,7 @@ class Actor:
     def paint(self, frame, time):
         """Blend the actor into the (H, W, 3) frame in place -> its coverage (H, W) in 0..1."""
         x = self.x + self.speed * (time - self.start)
-        if not self.once:  # who walks out on one side comes in again on the other
+        if not self.once:  # whoever leaves on one side re-enters on the other
             x = (x - self.left) % self.span + self.left
         height, width = self.cycle.shape[1:3]
         shift = np.float32([[1, 0, x - width / 2], [0, 1, self.y - height * GROUND / CANVAS[0]]])
@@ -193,11 +193,11 @@ class Actor:
 
 
 def draw_video(rng, scene, frames, kind=None):
-    """One video, with one anomaly of a kind or none -> (F, H, W, 3) uint8 BGR, (F, H, W) uint8 masks, 0 or 255."""
+    """One video, with one anomaly of this kind or none -> (F, H, W, 3) uint8 BGR, (F, H, W) uint8 masks, 0 or 255."""
     height, width = scene.shape[:2]
 
     def tall(y):
-        """Height in px of a person who stands on row y: perspective."""
+        """Height in px of a person standing on row y (perspective)."""
         return 0.38 * y - 0.05 * height
 
     cast, first = [], rng.uniform(0, width)
@@ -214,14 +214,14 @@ def draw_video(rng, scene, frames, kind=None):
         y = rng.uniform(0.66, 0.84) * height
         odd = Actor(rng, figure, scale * tall(y), y, pace * tall(y), width, start=rng.uniform(0.1, 0.25) * frames)
         cast.append(odd)
-    cast.sort(key=lambda actor: actor.y)  # the far ones are painted first
+    cast.sort(key=lambda actor: actor.y)  # far ones are painted first
     swing, phase = rng.uniform(0.02, 0.06), rng.uniform(0, 2 * np.pi)
     video, masks = np.empty((frames, *scene.shape), np.uint8), np.zeros((frames, height, width), np.uint8)
     for time in range(frames):
         frame = scene.copy()
         for actor in cast:
             covered = actor.paint(frame, time) > 0.5
-            masks[time][covered] = 255 * (actor is odd)  # who walks in front hides the anomaly
+            masks[time][covered] = 255 * (actor is odd)  # a walker in front hides the anomaly
         frame *= 1 + swing * np.sin(phase + time / 25)  # the light drifts
         frame += NOISE * rng.standard_normal(frame.shape, np.float32)
         video[time] = np.clip(frame, 0, 255)
@@ -235,7 +235,7 @@ def write_frames(folder, pictures, suffix):
 
 
 def make_dataset(folder, videos, train_videos, frames, seed, size=SIZE, tick=lambda: None):
-    """Draw a whole dataset in UCSD form into a folder; size: (H, W) in px; tick is called after each video."""
+    """Draw a whole dataset in UCSD layout into a folder; size: (H, W) in px; tick is called after each video."""
     folder, scene = Path(folder), background(np.random.default_rng(seed), size)
     for testing, part, count in ((0, "Train", train_videos), (1, "Test", videos)):
         for i in range(count):
@@ -250,22 +250,22 @@ def make_dataset(folder, videos, train_videos, frames, seed, size=SIZE, tick=lam
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("raw_datasets"), help="parent folder (default raw_datasets)")
-    parser.add_argument("--videos", type=int, default=10, help="testing videos; a third as many to train (default 10)")
+    parser.add_argument("--videos", type=int, default=10, help="testing videos; adds a third as many for training (default 10)")
     parser.add_argument("--frames", type=int, default=100, help="frames of each video (default 100)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other videos (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="a different seed gives different videos (default 0)")
     args = parser.parse_args()
     if args.videos < 1 or args.frames < 8 or args.seed < 0:
-        raise UserError("needs --videos 1 or more, --frames 8 or more, --seed 0 or more")
+        raise UserError("--videos must be 1 or more, --frames 8 or more, --seed 0 or more")
     found, folder, train_videos = None, args.out / "demo", -(-args.videos // 3)
     recipe = {"videos": args.videos, "train_videos": train_videos, "frames": args.frames, "seed": args.seed,
-              "drawing": 1}  # raise it when the drawing changes
+              "drawing": 1}  # increase when the drawing changes
     if folder.exists():
         with contextlib.suppress(UserError):
             found = files.load_json(folder / "demo.json")
         if found != recipe:
-            raise UserError(f"{folder}: is there already, made from {found or 'something else'} and not from {recipe}: "
-                            "move it away, or give another --out")
-        print(f"{folder} is already there, made from this recipe")
+            raise UserError(f"{folder}: already exists, made from {found or 'something else'}, not from {recipe}: "
+                            "move it away, or use another --out")
+        print(f"{folder} already exists, made from this recipe")
     else:
         part = folder.with_name("demo.part")
         with locked(args.out), progress(args.videos + train_videos, "video", "demo") as bar:

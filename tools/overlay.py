@@ -1,11 +1,11 @@
-"""Films that show a result in motion: results/D/MODE/overlay/VIDEO.webm, which any browser plays.
+"""Show a result in motion: writes results/D/MODE/overlay/VIDEO.webm, which any browser plays.
 
     python -m tools.overlay D MODE [--events] [--video NAME] [--width 640]
 
-Boxes are coloured by score (blue: 0, yellow: an event's threshold, red: twice that), the highest one with its score; below
-runs the score's curve, abnormal frames shaded, events marked. VP9 in WebM.
+Boxes are coloured by score (blue: 0, yellow: the threshold of events, red: twice that), the highest one shows its score; below
+is the score's curve, with abnormal frames shaded and events marked. VP9 in WebM.
 --events: instead a clip of each event, with up to 2 seconds before and after, and one picture of them all, the highest first:
-overlay/events/VIDEO_0h01m15s_frame1876.webm (where it begins, as in events.csv), overlay/events/events.jpg.
+overlay/events/VIDEO_0h01m15s_frame1876.webm (its start, as in events.csv), overlay/events/events.jpg.
 """
 
 import argparse
@@ -27,8 +27,8 @@ from utils.run import Clock, progress, run
 
 PANEL = 120  # height of the curve, in px
 AROUND = 2  # seconds before and after an event
-CELL, COLUMNS, CELLS = 320, 6, 600  # of the picture of all events: width in px, columns, cells at most
-QUICK = {"deadline": "realtime", "cpu-used": "6", "crf": "28", "b": "0"}  # of the encoder
+CELL, COLUMNS, CELLS = 320, 6, 600  # of the picture of all events: cell width in px, columns, maximum cells
+QUICK = {"deadline": "realtime", "cpu-used": "6", "crf": "28", "b": "0"}  # encoder options
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 PAPER, INK, BLUE, TRUTH, ORANGE = (250, 250, 250), (48, 36, 29), (168, 95, 31), (213, 209, 245), (15, 130, 217)  # BGR
 
@@ -36,16 +36,16 @@ PAPER, INK, BLUE, TRUTH, ORANGE = (250, 250, 250), (48, 36, 29), (168, 95, 31), 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     results.add_arguments(parser)
-    parser.add_argument("--events", action="store_true", help="a clip of each event and a picture of all, in place of films")
+    parser.add_argument("--events", action="store_true", help="a clip of each event and a picture of all instead")
     parser.add_argument("--video", metavar="NAME", help="only this video (default: all)")
-    parser.add_argument("--width", type=int, default=640, help="of the film in px; larger frames keep theirs (default: 640)")
+    parser.add_argument("--width", type=int, default=640, help="width in px; larger frames keep theirs (default: 640)")
     args = parser.parse_args()
     if not 64 <= args.width <= 8192:
         raise UserError(f"--width {args.width}: must be 64 to 8192")
     res = results.load(args)
     names = [video.name for video in res.dataset.videos]
     if args.video and args.video not in names:
-        raise UserError(f"--video {args.video}: there is no such video; there are {', '.join(names)}")
+        raise UserError(f"--video {args.video}: no such video; known: {', '.join(names)}")
     chosen = [v for v, name in enumerate(names) if args.video in (None, name)]
     folder, clock = res.path / "overlay" / ("events" if args.events else ""), Clock()
     stretches, top = {v: [(*res.dataset.spans[v], folder / f"{names[v]}.webm")] for v in chosen}, []
@@ -54,18 +54,18 @@ def main():
         top = sorted((e for e in res.events if e["video"] in chosen), key=lambda event: -event["score"])[:CELLS]
     parts, peaks, stills = [part for v in chosen for part in stretches[v]], {event["peak"] for event in top}, {}
     with locked(folder), progress(sum(stop - start for start, stop, _ in parts), "frame", "overlay") as bar:
-        for old in folder.glob("*_frame*.webm") if args.events else ():  # of another threshold
+        for old in folder.glob("*_frame*.webm") if args.events else ():  # from another threshold
             old.unlink()
         for found in frames.parallel(lambda v: film(res, v, stretches[v], args.width, peaks, bar.update),
                                      [v for v in chosen if stretches[v]], workers(-1)):
             stills |= found
         if top:
             write_sheet(folder / "events.jpg", stills, top, res.dataset)
-    print(f"{len(parts)} films in {folder}, {sum(path.stat().st_size for *_, path in parts) / 1e6:.1f} MB, {clock():,.0f} s")
+    print(f"wrote {len(parts)} films: {folder}, {sum(path.stat().st_size for *_, path in parts) / 1e6:.1f} MB, {clock():.0f} s")
 
 
 def event_clips(res, v, folder):
-    """The stretches of a video that become clips, one for each event."""
+    """The stretches of a video that become clips, one per event."""
     found = [event for event in res.events if event["video"] == v]
     stretches = events.around(found, res.dataset.spans[v], round(AROUND * rate_of(res, v)))
     return [(*stretch, clip_path(folder, event, res.dataset)) for stretch, event in zip(stretches, found)]
@@ -78,7 +78,7 @@ def clip_path(folder, event, dataset):
 
 
 def write_sheet(path, stills, top, dataset):
-    """One picture of these events: the frames of their peaks, in rows of COLUMNS, with video, time and score."""
+    """One picture of these events: their peak frames, in rows of COLUMNS, with video, time and score."""
     blank, columns = np.full((CELL, CELL, 3), PAPER, np.uint8), min(COLUMNS, len(top))
     cells = [blank.copy() for _ in range(-(-len(top) // columns) * columns)]
     for cell, event in zip(cells, top):
@@ -95,19 +95,19 @@ def write_sheet(path, stills, top, dataset):
 
 
 def rate_of(res, v):
-    """Frames per second of a video's film."""
+    """Frames per second of a video's overlay."""
     chosen = res.dataset.videos[v].chosen
     return (res.rates[v] or 25) / (chosen[1] - chosen[0] if len(chosen) > 1 else 1)
 
 
 def film(res, v, stretches, width, peaks, tick):
-    """Writes films of stretches of one video, which is read once: (start, stop, path), in order and apart.
+    """Writes overlays of stretches of one video, which is read once: (start, stop, path), in order, not overlapping.
 
-    Returns {i: small picture} of the frames among `peaks`.
+    Returns {i: small picture} of the frames in `peaks`.
     """
     video, begin, (high, wide) = res.dataset.videos[v], res.dataset.spans[v][0], res.boxes.sizes[v]
     zoom = max(1.0, width / wide)
-    size = (int(wide * zoom) // 2 * 2, int(high * zoom) // 2 * 2)  # width, height: encoders want even numbers
+    size = (int(wide * zoom) // 2 * 2, int(high * zoom) // 2 * 2)  # width, height: encoders need even numbers
     numbers, seconds = np.asarray(video.chosen) + video.first, times(video)
     first, last = (np.searchsorted(res.boxes.rows[:, 0], numbers, side) for side in ("left", "right"))
     stream = frames.load(video, [video.chosen[i - begin] for a, b, _ in stretches for i in range(a, b)], workers(-1), "repeat")
@@ -123,16 +123,21 @@ def film(res, v, stretches, width, peaks, tick):
                 when = "" if seconds is None else f"   {events.clock(seconds[frame])}"
                 words = f"frame {frame + 1}{when}   score {res.curve[i]:.2f}"
                 write(np.concatenate([shown, with_cursor(panel, (i - start + 0.5) / (stop - start), words)]))
-                if i in peaks:
-                    stills[i] = cv2.resize(shown, (CELL, round(CELL * size[1] / size[0])), interpolation=cv2.INTER_AREA)
+                stills |= {i: small_copy(shown)} if i in peaks else {}
                 tick()
-    next(stream, None)  # its end says what was damaged
+    next(stream, None)  # at its end it reports damaged frames
     return stills
+
+
+def small_copy(image):
+    """An image as wide as a cell of the picture of all events."""
+    high, wide = image.shape[:2]
+    return cv2.resize(image, (CELL, round(CELL * high / wide)), interpolation=cv2.INTER_AREA)
 
 
 @contextlib.contextmanager
 def writing(path, rate, width, height):
-    """A function that adds an image (height, width, 3) to a film, which is there once it is whole."""
+    """Yields a function that adds an image (height, width, 3) to a video file, which appears once complete."""
     with files.whole(path) as file, av.open(_Disk(file), "w", format="webm") as container:
         stream = container.add_stream("libvpx-vp9", rate=Fraction(rate).limit_denominator(1000), options=QUICK)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -162,7 +167,7 @@ class _Disk:
 
 
 def draw_boxes(image, boxes, scores, limit):
-    """Draws boxes (n, 4) in the colours of their scores (n,) into an image, the highest one last, with its score."""
+    """Draws boxes (n, 4) in the colours of their scores (n,) on an image, the highest one last, with its score."""
     colours = pictures.colours(scores, limit).tolist()
     for rank, k in enumerate(np.argsort(scores), 1):
         x1, y1, x2, y2 = boxes[k].round().astype(int).tolist()

@@ -1,35 +1,36 @@
-"""Make a dataset of your own videos: raw_datasets/NAME and configs/NAME.cfg.
+"""Make a dataset from your own videos: raw_datasets/NAME and configs/NAME.cfg.
 
     python -m tools.prepare_videos NAME FILES_OR_FOLDERS... [--labels FILE.csv] [--fps F] [--long_side PIXELS] [...]
     python run_pipeline.py --dataset_name NAME --mode test
 
-A video is a file that FFmpeg reads, or a folder of frames (.png, .jpg, ...); other folders are searched for both.
+A video is a file that FFmpeg reads, or a folder of frames (.png, .jpg, ...); other folders are searched for either.
 
 writes  raw_datasets/NAME/videos/       a link to each video that can be read in place, else its frames (.jpg)
-        raw_datasets/NAME/videos.csv    name, frames, size, frames per second, and where it came from
+        raw_datasets/NAME/videos.csv    name, frames, size, frames per second, and source
         raw_datasets/NAME/labels.csv    with --labels
         configs/NAME.cfg                settings by the rule below
 
---labels: a table with a line for each video or event: its name, then pairs of first and last. Whole numbers are frames counted
+--labels: a table with one line per video or event: its name, then pairs of first and last. Whole numbers are frames counted
     from 1, both ends included; h:m:s is a time; seconds need a header video,first_second,last_second. -1,-1, or no line: all
-    normal. A word beside the numbers (a class) is ignored; columns such as fps or duration, and all else, are refused.
---fps F: frames per second to keep; a video that has more is thinned to them, a folder of frames is taken to have them.
---long_side: larger frames are made smaller, which is faster: 640 is as large as the paper's data.
---skip_bad: videos that cannot be read are left out, and listed.
---copy: copies instead of links, as where the file system has no links.
+    normal. A word after the numbers (a class) is ignored; columns such as fps or duration, and anything else, are refused.
+--fps F: frames per second to keep; a video with more is reduced to F, a folder of frames is assumed to have F.
+--long_side: scale larger frames down, which is faster; 640 is about the size of the paper's data.
+--skip_bad: skip videos that cannot be read, and list them.
+--copy: copy instead of link; automatic if the file system has no links.
 
-The rule, from the smallest frame size (it gives the settings of the paper's datasets, within a factor of 3.4 in area):
-    min_area         a square with 1/16 of the short side, 8 pixels at least: 240x360 -> 15 * 15
-    detector_scale   608 where the long side is below 512 (small frames show small objects), else 320
-    h_block, w_block 1 x 1 at every size, as in three of the paper's four datasets: blocks need many cubes each. Where people
+The rule, from the smallest frame size (for the paper's datasets it gives their settings, within a factor of 3.4 in area):
+    min_area         a square of 1/16 of the short side, at least 8 pixels: 240x360 -> 15 * 15
+    detector_scale   608 if the long side is below 512 (small frames show small objects), else 320
+    h_block, w_block 1 x 1 at every size, as for three of the paper's four datasets: each block needs many cubes. If people
                      near the camera are several times as tall as those far away, try h_block = 4, as for UCSDped1
-    use_flow         true: motion enhancement, which is worth more on few videos than on many
-    num_feature_root 16, batch_size 64, min_steps 1000, where there are fewer than 10,000 frames: the network learns from at
-                     least 1,000 batches, small ones, for the time goes with the number of cubes
-    noise_gate       auto where a grey level's noise is 4 or more in some video, else off
-    global_motion    remove where the camera moves by half a pixel or more in a tenth of the frames looked at, else keep
-Without the weights of FlowNet2 the settings are flow_method = tvl1, which needs none; without those of YOLOv3 the detector is
-YOLOX-nano where it is there (python -m tools.download_weights yolox, 4 MB), else none.
+    use_flow         true: motion enhancement, which helps more with few videos than with many
+    num_feature_root 16, batch_size 64, epochs 10, warmup_epoch 2, min_steps 1000, precision auto: if there are fewer than
+                     10,000 frames. Epochs are added until the network has learned from 1,000 batches; on real small sets more
+                     than that did not raise the AUROC (docs/RESULTS.md)
+    noise_gate       auto if a video has noise of 4 grey levels or more, else off
+    global_motion    remove if the camera moves by half a pixel or more in a tenth of the sampled frames, else keep
+Without FlowNet2's weights flow_method is tvl1, which needs none; without YOLOv3's the detector is YOLOX-nano if present
+(python -m tools.download_weights yolox, 4 MB), else none.
 """
 
 import argparse
@@ -46,6 +47,7 @@ import numpy as np
 
 from FlowNet2_src import methods
 from fore_det import boxes, detector
+from tools import doctor
 from utils import datasets, files, frames, names, text
 from utils.errors import UserError
 from utils.evaluation.events import runs
@@ -54,12 +56,14 @@ from utils.ranges import abnormal, read_ranges
 from utils.run import progress, run
 from utils.sources import find, with_names
 
+SMALL = ("num_feature_root = 16", "batch_size = 64", "epochs = 10", "warmup_epoch = 2", "min_steps = 1000", "precision = auto")
+
 
 class Plan(NamedTuple):
     kept: list  # numbers of the source's frames that are kept
     rate: float | None  # frames per second afterwards
     size: tuple  # (H, W) afterwards
-    how: str  # "link", "links" to each frame under a name that sorts, "copy", "copies" of frames, or "frames" as .jpg
+    how: str  # "link", "links" to each frame under a sortable name, "copy", "copies" of frames, or "frames" as .jpg
 
 
 def main():
@@ -74,7 +78,7 @@ def main():
     args = parser.parse_args()
     root, config = datasets.RAW / args.name, Path("configs", f"{args.name}.cfg")
     check(args, root, config)
-    lines = text.rows(args.labels) if args.labels else None  # before the videos are read, which takes a while
+    lines = text.rows(args.labels) if args.labels else None  # before the videos, which take a while
     sources = with_names(find(args.paths, args.skip_bad))
     plans = [plan(source, args.fps, args.long_side) for source in sources]
     ranges = None if lines is None else labels(args.labels, lines, sources, plans, args.fps)
@@ -89,12 +93,12 @@ def main():
 
 
 def check(args, root, config):
-    """Raises UserError where the words of the command line cannot be followed."""
+    """Raises UserError if the command line is not valid."""
     if not re.fullmatch(r"\w[\w.-]*", args.name) or args.name in datasets.DATASETS:
-        raise UserError(f"NAME {args.name}: must be of letters, digits, - and _, and not one of {', '.join(datasets.DATASETS)}")
+        raise UserError(f"NAME {args.name}: must be letters, digits, - and _, and not one of {', '.join(datasets.DATASETS)}")
     for path in (root, config):
         if path.exists() or path.is_symlink():
-            raise UserError(f"{path}: is there already: take another NAME, or remove {root} and {config} first")
+            raise UserError(f"{path}: already exists: choose another NAME, or remove {root} and {config} first")
     for key, low in (("fps", 0.01), ("long_side", 32)):
         value = getattr(args, key)
         if value is not None and not low <= value < 1e5:
@@ -119,13 +123,13 @@ def plan(source, fps, long_side):
             rate = None  # images have no time stamps
         if rate is None and times is not None:
             print(f"note: {source.path}: its frames are up to {np.diff(times).max():.3g} s apart; written as images they "
-                  "have no times, so its events get no seconds")
+                  "lose their times, so its events get no seconds")
         return Plan(kept, rate, size, "frames")
     return Plan(kept, rate, size, "link" if list(source.frames) == sorted(source.frames) else "links")
 
 
 def times_of(source, fps):
-    """A video's (count + 1,) times; a folder of frames has `fps` of them a second."""
+    """A video's (count + 1,) times; for a folder of frames from `fps`."""
     return np.arange(source.count + 1) / fps if source.frames and fps else source.times
 
 
@@ -143,20 +147,20 @@ def labels(path, lines, sources, plans, fps):
         made += [{"video": source.name, "first_frame": first + 1, "last_frame": last}
                  for first, last in runs(flags, [(0, len(flags))])]
         for where in (one.where for one in own if not abnormal(of_frames, [one], times_of(source, fps))[plan.kept].any()):
-            print(f"note: {where}: none of its frames is kept at --fps {fps:g}")
+            print(f"note: {where}: none of its frames are kept at --fps {fps:g}")
     print(f"{path}: {len(made)} abnormal stretches in {len({one['video'] for one in made})} of {len(sources)} videos")
     return made
 
 
 def has_links(folder):
-    """Whether a folder can hold symbolic links; says so where it cannot."""
+    """Whether a folder can have symbolic links; prints a note if not."""
     try:
-        (folder / ".link").unlink(missing_ok=True)  # of a run that was killed
+        (folder / ".link").unlink(missing_ok=True)  # left by a killed run
         os.symlink(os.curdir, folder / ".link")
         os.unlink(folder / ".link")
         return True
     except OSError as error:  # FAT, some network drives, Windows without its developer mode
-        print(f"note: {folder}: no symbolic links there ({error.strerror}): copies instead of links")
+        print(f"note: {folder}: cannot have symbolic links ({error.strerror}); copying instead")
         return False
 
 
@@ -198,7 +202,7 @@ def copy(source, place):
 
 
 def extract(source, plan, place):
-    """Writes the kept frames as .jpg, made smaller where that is wanted."""
+    """Writes the kept frames as .jpg, scaled down if requested."""
     place.mkdir()
     video = datasets.Video(source.name, source.path, source.frames or ("",) * source.count, True)
     with progress(len(plan.kept), "frame", source.name) as bar:
@@ -210,10 +214,10 @@ def extract(source, plan, place):
 
 
 def look(sources, plans):
-    """The highest noise of a video in grey levels, and the share of frames in which the camera moves; 12 videos at most."""
+    """The highest noise of a video in grey levels, and the share of frames with camera motion; samples at most 12 videos."""
     levels, moved, flow_of = [0.0], [], methods.METHODS["dis"](None, "cpu")
     for k in np.unique(np.linspace(0, len(sources) - 1, 12).astype(int)):
-        with contextlib.suppress(UserError):  # a damaged frame: the stages say so
+        with contextlib.suppress(UserError):  # a damaged frame: the stages report it
             source, plan = sources[k], plans[k]
             video = datasets.Video(source.name, source.path, source.frames or ("",) * source.count, True)
             wanted = [t for start in range(0, 100, 20) for t in plan.kept[start:start + 2]]
@@ -225,7 +229,7 @@ def look(sources, plans):
 
 
 def rule(plans, noise, moved):
-    """The text of the config file for these plans, and for what `look` saw; the rule is in this file's docstring."""
+    """The text of the config file, from the plans and the result of `look`; the rule is in this file's docstring."""
     height, width = min((plan.size for plan in plans), key=min)
     small = sum(len(plan.kept) for plan in plans) < 10_000
     side = max(8, round(min(height, width) / 16))
@@ -236,15 +240,15 @@ def rule(plans, noise, moved):
         f"# Own videos; settings by the rule of tools/prepare_videos.py for frames of {height}x{width} (height x width).", "",
         "[dataset]", "layout = plain", f"min_area = {side * side}", f"detector_scale = {scale}", "",
         "[data_parameters]", "h_block = 1", "w_block = 1",
-        "flow_method = flownet2" if flow else "flow_method = tvl1    ; the weights of FlowNet2 are not here",
-        f"detector = {objects}" + ("" if objects == "yolov3" else "      ; the weights of YOLOv3 are not here"),
-        f"noise_gate = {'auto' if noise >= boxes.NOISY else 'off'}    ; noise of up to {noise:.1f} grey levels was found",
-        f"global_motion = {'remove' if moved >= 0.1 else 'keep'}    ; the camera moves in {moved:.0%} of the frames seen",
-        "use_flow = true", *(["num_feature_root = 16", "batch_size = 64", "min_steps = 1000"] if small else []), ""])
+        "flow_method = flownet2" if flow else "flow_method = tvl1    ; FlowNet2's weights are missing",
+        f"detector = {objects}" + ("" if objects == "yolov3" else "      ; YOLOv3's weights are missing"),
+        f"noise_gate = {'auto' if noise >= boxes.NOISY else 'off'}    ; found noise of up to {noise:.1f} grey levels",
+        f"global_motion = {'remove' if moved >= 0.1 else 'keep'}    ; the camera moves in {moved:.0%} of the sampled frames",
+        "use_flow = true", *(SMALL if small else []), ""])
 
 
 def tell(args, root, config, sources, plans, settings):
-    """The lines a user reads."""
+    """Prints the summary."""
     for source, plan in zip(sources, plans):
         how = {"link": "a link", "links": "links to its frames", "frames": "frames written as .jpg",
                "copy": "a copy", "copies": "copies of its frames"}[plan.how]
@@ -253,27 +257,31 @@ def tell(args, root, config, sources, plans, settings):
     print(f"wrote {root}: {len(sources)} videos, {sum(len(plan.kept) for plan in plans):,} frames, "
           f"{'with' if args.labels else 'without'} labels; and {config}: "
           + ", ".join(line.partition("  ")[0].replace(" = ", " ") for line in settings.splitlines() if " = " in line))
-    if "are not here" in settings:
-        print("note: some published weights are not here, so flow or boxes are by methods that do without; better: first "
+    if "weights are missing" in settings:
+        print("note: some published weights are missing, so flow or boxes use other methods; for better results first run "
               f"python -m tools.download_weights, then remove {root} and {config} and prepare again")
     for line in cameras(args, sources, plans):
         print(line)
     if "detector = none" in settings:
-        print("note: boxes are around whatever moves; a detector of 3.7 MB finds people and vehicles: python -m "
+        print("note: boxes are around anything that moves; to find people and vehicles with a 3.7 MB detector: python -m "
               "tools.download_weights yolox")
-    print(f"how long it will take here: python run_pipeline.py --dataset_name {args.name} --mode test --dry_run")
+    print(f"how long this takes here (python -m tools.doctor --dataset_name {args.name} --mode test):")
+    try:
+        doctor.main(["--dataset_name", args.name, "--mode", "test"])
+    except UserError as error:  # what is written is written
+        print(f"warning: {error}")
     print(f"next: python run_pipeline.py --dataset_name {args.name} --mode test"
-          "   (with --model data/OTHER/test: by a trained model, without training)")
+          "   (add --model data/OTHER/test to use a trained model instead)")
 
 
 def cameras(args, sources, plans):
-    """Lines on what one model means for videos of several sizes or folders, and the command for each of them; or none."""
+    """A note about one model for videos of several sizes or folders, with a command for each of them; or nothing."""
     groups = {}
     for source, plan in zip(sources, plans):
         groups.setdefault((source.path.parent, plan.size), []).append(source.path)
     flags = [f"--{key} {getattr(args, key):g}" for key in ("fps", "long_side") if getattr(args, key)]
-    lines = [f"note: {len(groups)} folders or frame sizes: if these are several cameras, what is usual at one is usual at all "
-             "for their one model. A model for each (with its own lines of the labels):"]
+    lines = [f"note: {len(groups)} folders or frame sizes: if these are several cameras, what is usual at one counts as usual "
+             "at all for a single model. For a model of each (with its own lines of the labels):"]
     for k, ((folder, _), paths) in enumerate(groups.items(), 1):
         alone = sum(folder in source.path.parents for source in sources) == len(paths)
         words = shlex.join(map(str, [folder] if alone else paths))

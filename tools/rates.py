@@ -1,4 +1,4 @@
-"""How fast this machine is: rates, measured once and kept, from which the time of a run is estimated."""
+"""Measures this machine's speed once and keeps it, to estimate the time of a run."""
 
 import platform
 import statistics
@@ -16,7 +16,7 @@ from utils.stc import crops
 
 
 class Rates:
-    """Items per second by what is done, kept in a JSON file for each machine by itself."""
+    """Items per second of each kind of work, kept in a JSON file per machine."""
 
     def __init__(self, path, device):
         """device: its name and the number of threads, in words."""
@@ -29,14 +29,14 @@ class Rates:
         """The known rate of `what`, else what measure() returns, which is saved."""
         own = self.known.setdefault(self.machine, {})
         if what not in own:
-            print(f"measures    {what}", flush=True)
+            print(f"measuring   {what}", flush=True)
             own[what] = measure()
             files.save_json(self.path, self.known)
         return own[what]
 
 
 def per_second(count, work, seconds=1.0):
-    """Items per second of work(), which does `count`: the median of runs for some seconds, after a warm-up run."""
+    """Items per second of work(), which does `count`: the median over some seconds, after a warm-up run."""
     times, start = [], time.perf_counter()
     work()
     while not times or len(times) < 9 and time.perf_counter() - start < seconds:
@@ -54,7 +54,7 @@ def duration(seconds):
 
 
 def flow(method, first, size, dtype):
-    """Frames per second of a flow method (FlowNet2_src.methods), from decoding to the frames' size, without the writing.
+    """Frames per second of a flow method (FlowNet2_src.methods), from decoding to resizing, without writing.
 
     first: first(n) gives the first n frames of a video, (H, W, 3); size: their H, W; dtype: of the flow files.
     """
@@ -70,7 +70,7 @@ def flow(method, first, size, dtype):
 
 
 def boxes(cfg, first, device):
-    """Frames per second of the detector on the first frames; without one, of motion boxes where a few things move."""
+    """Frames per second of the detector on the first frames; without one, of motion boxes with a few moving objects."""
     images = first(8 if device.type == "cuda" else 1)
     if cfg.detector != "none":
         weights = detector.weights_file(cfg.detector, cfg.detector_weights, cfg.detector_scale)
@@ -85,7 +85,7 @@ def boxes(cfg, first, device):
 
 
 def cubes(first, span, patch_size):
-    """Frames decoded per second, and cubes of `span` patches cut out of decoded frames per second."""
+    """Frames decoded per second, and cubes of `span` patches cropped from decoded frames per second."""
     images = first(8)
     near = (images * span)[:span]
     return [per_second(len(images), lambda: first(8)),

@@ -1,11 +1,11 @@
-"""One page that shows what was found, where and why: results/D/MODE/report.html, opened from disk.
+"""Write one page that shows what was found, where and why: results/D/MODE/report.html, opened from disk.
 
     python -m tools.report D MODE [--megabytes 13]
 
-The file holds everything: reading it fetches nothing. It shows the figures, a timeline of each video with the frame, its boxes
-and the highest box's cube under the cursor, the highest alarms, the worst misses and false alarms, what refinement dropped,
-settings, versions, seconds and the commands. As many frames get a picture as fit in --megabytes; where fewer than every
-fifth would, the videos are split over report_1.html, report_2.html, ..., to which report.html links.
+The file is self-contained: it loads nothing else. It shows the figures, a timeline of each video with the frame under the
+cursor, its boxes and the highest box's cube, the highest alarms, the worst misses and false alarms, what refinement dropped,
+settings, versions, seconds and commands. As many frames get a picture as fit in --megabytes; if that is fewer than every
+fifth, the videos are split over report_1.html, report_2.html, ..., which report.html links to.
 """
 
 import argparse
@@ -30,7 +30,7 @@ STEP = 5  # at least every fifth frame gets a picture, or the videos are split o
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--megabytes", type=float, default=13, help="rough limit of one file's size (default: 13)")
+    parser.add_argument("--megabytes", type=float, default=13, help="approximate size limit of one file (default: 13)")
     args = parser.parse_args()
     if not 0 < args.megabytes <= 1e6:
         raise UserError(f"--megabytes {args.megabytes}: must be above 0, and at most 1,000,000")
@@ -48,14 +48,14 @@ def main():
 
 
 def write(results, shots, megabytes, made_from):
-    """Writes report.html, and the pages of groups of videos where one file cannot hold all."""
+    """Writes report.html, and pages for groups of videos if they do not fit in one file."""
     lists, spans = summary.lists(results), results.dataset.spans
     cards = [card for group in lists for card in group["cards"]]
     wanted = {*(card["i"] for card in cards), *(event["peak"] for event in results.events),
               *(start + int(np.argmax(results.curve[start:stop])) for start, stop in spans)}
     groups, scale = split(results, shots, megabytes, wanted), summary.scale(results)
     render = renderer(results, scale, shots.note, made_from)
-    for old in results.path.glob("report*.html"):  # until report.html is written the pages do not belong together
+    for old in results.path.glob("report*.html"):  # until report.html is written the pages do not match
         old.unlink()
     thumbs, timelines, data = {}, [], None
     with progress(sum(len(chosen) for _, chosen in groups), "frame", "report") as bar:
@@ -79,7 +79,7 @@ def write(results, shots, megabytes, made_from):
 
 
 def renderer(results, scale, note, made_from):
-    """A function that writes a page of the report: its name and the template's variables."""
+    """A function that writes a page of the report, given its name and the template's variables."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATE.parent), autoescape=True, trim_blocks=True,
                                      lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters["clock"] = events.clock
@@ -94,7 +94,7 @@ def renderer(results, scale, note, made_from):
 
 
 def split(results, shots, megabytes, wanted):
-    """The groups of videos that fit in one file each: list of (their positions, indices of the frames with a picture)."""
+    """Groups of videos that fit in one file each: list of (their positions, indices of the frames with a picture)."""
     spans = results.dataset.spans
     sample = [spans[v][0] + min((spans[v][1] - spans[v][0]) // 2, 100)
               for v in np.unique(np.linspace(0, len(spans) - 1, 8).astype(int))]
@@ -109,7 +109,7 @@ def split(results, shots, megabytes, wanted):
 
 
 def chosen(spans, capacity, wanted):
-    """Indices of the frames that get a picture: at regular distances in each video of a file, and the wanted ones."""
+    """Indices of the frames that get a picture: at regular intervals in each video of a file, and the wanted ones."""
     first, last = spans[0][0], spans[-1][1]
     step = max(1, (last - first) / capacity)
     regular = [np.arange(start, stop, step).astype(int) for start, stop in spans]  # rounded down
@@ -117,7 +117,7 @@ def chosen(spans, capacity, wanted):
 
 
 def timeline(results, v, low, high):
-    """What the page draws of one video, between the scores low and high."""
+    """What the page draws for one video, between the scores low and high."""
     video, (start, stop), rate = results.dataset.videos[v], results.dataset.spans[v], results.rates[v]
     curve, raw = results.curve[start:stop], results.frame_scores[start:stop]
     raw = np.where(raw <= metrics.NO_BOX, np.nan, raw)
@@ -132,7 +132,7 @@ def timeline(results, v, low, high):
 
 
 def page_data(results, videos, scale, shown, sheets):
-    """What the page needs when the cursor moves, as JSON; it starts at the highest peak of its videos."""
+    """What the page needs when the cursor moves, for JSON; it starts at the highest peak of its videos."""
     first, last = results.dataset.spans[videos[0]][0], results.dataset.spans[videos[-1]][1]
     peak = first + int(np.argmax(results.curve[first:last]))
     v = results.video_of(peak)[0]
@@ -143,7 +143,7 @@ def page_data(results, videos, scale, shown, sheets):
 
 
 def video_data(results, v, shown, sheets):
-    """Numbers of each frame of one video, and its pictures. shown, sheets: data URIs of frames and of their cubes."""
+    """The numbers of each frame of one video, and its pictures. shown, sheets: data URIs of frames and of their cubes."""
     video, (start, stop), rows = results.dataset.videos[v], results.dataset.spans[v], results.boxes.rows
     numbers = np.asarray(video.chosen) + video.first
     here = np.flatnonzero(np.isin(rows[:, 0], numbers))

@@ -1,10 +1,10 @@
 """Write the tables of README.md and docs/RESULTS.md from the records in docs/results/.
 
-    python -m tools.results                                        the tables, from the records that are there
-    python -m tools.results experiments/NAME/record.json ...       first takes these runs into docs/results/NAME.json
+    python -m tools.results                                        the tables, from the existing records
+    python -m tools.results experiments/NAME/record.json ...       first adds these runs to docs/results/NAME.json
 
-A table stands below a line <!-- results/NAME.json TABLE -->: TABLE is one of the record's `tables` (columns and rows), or
-runs: the table of an experiment (tools.run_experiments). Runs of other seeds or rows are added, those of the same replaced.
+A table is written below a line <!-- results/NAME.json TABLE -->: TABLE is one of the record's `tables` (columns and rows), or
+runs: the table of an experiment (tools.run_experiments). Runs with new seeds or rows are added, existing ones replaced.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from utils.evaluation.experiments import markdown, table
 from utils.run import run
 
 PAGES = ("README.md", "docs/RESULTS.md")
-PLACE = re.compile(r"(<!-- results/(\w+\.json) (\w+) -->\n\n?)(?:\|.*\n)*")
+PLACE = re.compile(r"<!-- results/(\w+\.json) (\w+) -->\n(?:\n(?:\|.*\n)+)?")
 RECORDS = SUITE / "docs" / "results"
 
 
@@ -37,13 +37,13 @@ def main():
 
 
 def take(path, kept):
-    """Adds the runs of an experiment to its record, in order of rows and seeds."""
+    """Adds the runs of an experiment to its record, ordered by row and seed."""
     new = files.load_json(path)
     old = files.load_json(kept) if kept.is_file() else {"runs": []}
     if not isinstance(new, dict) or not {"settings", "runs"} <= new.keys():
         raise UserError(f"{path}: is no record of an experiment: run tools.run_experiments again")
     if new["settings"] != old.get("settings", new["settings"]):
-        raise UserError(f"{kept}: holds runs of other settings than {path}: remove it, or name the experiment otherwise")
+        raise UserError(f"{kept}: has runs with other settings than {path}: remove it, or rename the experiment")
     rows = [run["row"] for run in new["runs"]]
     again = [[run["row"], run["seed"]] for run in new["runs"]]
     runs = [run for run in old["runs"] if [run["row"], run["seed"]] not in again and run["row"] in rows] + new["runs"]
@@ -52,11 +52,12 @@ def take(path, kept):
 
 
 def tables():
-    """A function that gives a match of PLACE its table."""
+    """A function that returns the table for a match of PLACE."""
     read = functools.cache(lambda name: files.load_json(RECORDS / name))
 
     def written(match):
-        place, name, which = match.groups()
+        name, which = match.groups()
+        place = f"{match[0].splitlines()[0]}\n\n"
         record = read(name)
         if which != "runs":
             return place + "\n".join([*markdown(*record["tables"][which].values()), ""])

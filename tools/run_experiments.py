@@ -1,21 +1,21 @@
-"""Run a grid of settings times seeds, and put what came out into one table.
+"""Run a grid of settings with several seeds, and put the results into one table.
 
     python -m tools.run_experiments experiments/spr.cfg
     python -m tools.run_experiments experiments/spr.cfg --seeds 0,1,2,3,4 --epochs 10
 
-reads   a file of experiments (those in experiments/ are examples):
+reads   an experiment file (see experiments/ for examples):
             [experiment]  title; seeds = 0,1,2
-            [settings]    what all runs share: any setting of the stages, dataset_name, mode, config
-            [grid]        KEY = VALUE, VALUE: a row for every combination. Keys that go together stand together:
-                          KEY KEY = VALUE VALUE, VALUE VALUE. {dataset_name} in a value stands for the row's dataset
+            [settings]    for all runs: any setting of the stages, dataset_name, mode, config
+            [grid]        KEY = VALUE, VALUE: a row for every combination. Keys that vary together:
+                          KEY KEY = VALUE VALUE, VALUE VALUE. {dataset_name} in a value means the row's dataset
             [cited]       a row's values = a figure from the literature, in %
-writes  experiments/NAME/table.md, table.csv       AUROC: mean and deviation over seeds, interval over videos, what it is above
-                                                   that of the first row with the same seeds, wall time
+writes  experiments/NAME/table.md, table.csv       AUROC: mean and deviation over seeds, interval over videos, difference to
+                                                   the first row with the same seeds, wall time
         experiments/NAME/record.json               the figures of every run, with settings, processor and versions
-        experiments/NAME/runs/ROW/seed_S/          every run's own models, results and run.log
-        experiments/NAME/shared/                   boxes and cubes, made once for all runs that need the same
-Run the same command to resume a stopped experiment. A dataset that is not there is reported as absent. Rows that differ only in
-how the training ends (average_last, recalibrate_bn, score_every) are trained once.
+        experiments/NAME/runs/ROW/seed_S/          each run's own models, results and run.log
+        experiments/NAME/shared/                   boxes and cubes, made once for all runs that need the same ones
+Run the same command to resume a stopped experiment. A missing dataset is reported as absent. Rows that differ only in how the
+training ends (average_last, recalibrate_bn, score_every) are trained once.
 """
 
 import argparse
@@ -34,21 +34,21 @@ from utils.datasets import RAW
 from utils.errors import UserError
 from utils.evaluation.experiments import markdown, measured, table
 from utils.locks import locked
-from utils.run import run, run_stage, versions
+from utils.run import run, run_stage
 from utils.settings import SETTINGS
 
 SHARED = ("bboxes.npy", "boxes.json", "stc_raw.npy", "stc_of.npy", "cubes.json")
 BESIDE_SETTINGS = ("dataset_name", "mode", "config")
 MOST_ROWS = 10_000
-TEXT = ("Frame AUROC in %: mean and standard deviation over the seeds; 95% interval over videos, and that of what a row is "
-        "above the first one; spread: highest less lowest of the last 6 epochs; the last three are means over the seeds.")
+TEXT = ("Frame AUROC in %: mean and standard deviation over the seeds; 95% interval over videos, and that of the difference "
+        "to the first row; spread: highest minus lowest of the last 6 epochs; the last three are means over the seeds.")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", metavar="experiments/NAME.cfg", type=Path)
     parser.add_argument("--seeds", metavar="0,1,2", help="instead of the file's")
-    parser.add_argument("--epochs", metavar="N", help="instead of the file's or the datasets' (its runs lie in NAME_Nepochs)")
+    parser.add_argument("--epochs", metavar="N", help="instead of the file's or the datasets' (the runs go to NAME_Nepochs)")
     args = parser.parse_args()
     if not re.fullmatch(r"\d{0,9}", args.epochs or ""):
         raise UserError(f"--epochs {args.epochs}: must be a number")
@@ -56,26 +56,27 @@ def main():
     out = args.file.with_suffix("")
     out = out.with_name(f"{out.name}_{args.epochs}epochs") if args.epochs else out
     with locked(out):
-        ready = set()  # the shared boxes and cubes that were looked at in this run
+        ready = set()  # the shared boxes and cubes that this run has checked
         runs, firsts = [], {}  # firsts: seed -> the run of the first row
         for row, seed in itertools.product(experiment["rows"], experiment["seeds"]):
             found = run_one(out, row, seed, experiment, ready)
             figures = {"state": found} if isinstance(found, str) else measured(found, firsts.get(seed))
             firsts.setdefault(seed, {} if isinstance(found, str) else found)
             runs.append({"row": row, "seed": seed, **figures})
-        write_table(out, experiment, runs)
+            text = write_table(out, experiment, runs, next(filter(None, firsts.values()), {}).get("versions", {}))
+        print(f"{text}\nwrote {out / 'table.md'}, table.csv, record.json")
     if any(run.get("state") == "failed" for run in runs):
-        raise UserError(f"some runs failed: their run.log in {out / 'runs'} says why; run the same command to retry them")
+        raise UserError(f"some runs failed: see their run.log in {out / 'runs'}; run the same command to retry them")
 
 
 def read(path, seeds, epochs_given):
-    """title, keys of the grid, rows (dicts of settings), seeds, cited. Raises UserError for what is not in the tables."""
+    """title, keys of the grid, rows (dicts of settings), seeds, cited. Raises UserError for unknown sections or keys."""
     parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#", ";"), delimiters=("=",))
     parser.optionxform = str
     try:
         parser.read_string(text.read(path), source=str(path))
     except configparser.Error as error:
-        raise UserError(f"{path}: not a file of experiments ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: not an experiment file ({str(error).splitlines()[0]})") from None
     sections = {name: dict(parser[name]) if name in parser else {} for name in ("experiment", "settings", "grid", "cited")}
     unknown = [*(set(parser.sections()) - set(sections)), *(set(sections["experiment"]) - {"title", "seeds"})]
     keys = [key for group in sections["grid"] for key in group.split()]
@@ -101,11 +102,11 @@ def read(path, seeds, epochs_given):
 
 
 def run_one(out, row, seed, experiment, ready):
-    """One run through all stages, as far as they are not done; its results, "absent" or "failed"."""
+    """One run through all stages that are not done; returns its results, "absent" or "failed"."""
     settings = experiment["shared"] | row | {"seed": str(seed)}
     name = settings.get("dataset_name", "")
     if name and not (RAW / name).is_dir():
-        print(f"{label(row)}: {RAW / name} is not there")
+        print(f"{label(row)}: {RAW / name} does not exist")
         return "absent"
     cfg = parse_config("", words(settings))
     folder = out / "runs" / label(row).replace("/", "_").replace(" ", "_") / f"seed_{cfg.seed}"
@@ -133,6 +134,7 @@ def run_one(out, row, seed, experiment, ready):
                 return "failed"
         files.save_json(folder / "run.json", {"id": record.digest(wanted), **wanted})
     return {"metrics": files.load_json(results / "metrics.json"), "data": data, "results": results,
+            "versions": record.load(results / "test.json")["versions"],
             "seconds": sum(record.load(path)["seconds"] for path in (data / "train.json", results / "test.json"))}
 
 
@@ -147,7 +149,7 @@ def words(flags):
 
 
 def call(command, log):
-    """Runs a stage, its command and output added to a log; the exit code."""
+    """Runs a stage and appends its command and output to a log; returns the exit code."""
     with files.log(log, f"$ python {shlex.join(command)}\n".encode()) as file:
         return run_stage([sys.executable, str(SUITE / command[0]), *command[1:]], stdout=file, stderr=file)
 
@@ -157,7 +159,7 @@ def last_line(path):
 
 
 def link(source, target, names):
-    """Links files that another folder of the experiment holds (they are replaced as a whole, never written into)."""
+    """Links files from another folder of the experiment (files are replaced as a whole, never written into)."""
     target.mkdir(parents=True, exist_ok=True)
     for name in names:
         (target / name).unlink(missing_ok=True)
@@ -166,7 +168,7 @@ def link(source, target, names):
 
 
 def take_over(out, cfg, data):
-    """Takes the models of a run with the same seed that differs in nothing but the training's end, if there is one."""
+    """Links the models of a run with the same seed that differs only in how training ends, if there is one."""
     if (data / "train.json").is_file() or any(data.glob("model_*.pt")):
         return
     wanted = record.training_key(record.wanted("train", stage_settings(cfg, "train"),
@@ -176,18 +178,17 @@ def take_over(out, cfg, data):
             return link(other.parent, data, [name for name in record.load(other)["outputs"] if name.endswith(".pt")])
 
 
-def write_table(out, experiment, runs):
-    """Prints the table, and writes it as Markdown and CSV, and the runs as a record."""
+def write_table(out, experiment, runs, versions):
+    """Writes the table of the runs so far as Markdown and CSV, and the runs as a record; returns the Markdown, untitled."""
     rows = table(runs, experiment["cited"])
     files.save_csv(out / "table.csv", rows)
     page = [f"# {experiment['title']}", "", TEXT, "", *markdown(list(rows[0]), [list(row.values()) for row in rows]), ""]
     with files.whole(out / "table.md") as file:
         file.write("\n".join(page).encode())
     files.save_json(out / "record.json", {
-        "title": experiment["title"], "settings": experiment["shared"], "cited": experiment["cited"], "versions": versions(),
+        "title": experiment["title"], "settings": experiment["shared"], "cited": experiment["cited"], "versions": versions,
         "runs": runs})
-    print("\n".join(page[2:]))
-    print(f"wrote {out / 'table.md'}, table.csv, record.json")
+    return "\n".join(page[2:])
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What the stages share: settings, datasets, safe files, cubes, metrics, pictures."""
+"""What the stages share: settings, datasets, safe file access, cubes, metrics, pictures."""

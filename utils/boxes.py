@@ -67,7 +67,7 @@ def checked(boxes, path):
     rows = boxes.rows
     fix = "run extract_bbox.py again, or use --boxes_from FILE for boxes from elsewhere"
     if rows.ndim != 2 or rows.shape[1] != 5 or rows.dtype.kind not in "fiu" or not len(rows):
-        raise UserError(f"{path}: is {rows.shape} of {rows.dtype}, not (N, 5) numbers: {fix}")
+        raise UserError(f"{path}: has shape {rows.shape} and type {rows.dtype}, not (N, 5) numbers: {fix}")
     frame = rows[:, 0]
     if not (np.isfinite(rows).all() and (frame % 1 == 0).all() and (np.diff(frame) >= 0).all()
             and 0 <= frame[0] and frame[-1] < boxes.num_frames and stc.not_empty(boxes.corners, boxes.size).all()):

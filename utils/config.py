@@ -1,4 +1,4 @@
-"""Reading settings: defaults < the dataset's own < configs/D.cfg < flags. The table is in utils/settings.py."""
+"""Reads the settings: defaults < the dataset's own < configs/D.cfg < flags. The table is in utils/settings.py."""
 
 import argparse
 import configparser
@@ -25,11 +25,11 @@ DATASET_KEYS = {"layout": tuple(LAYOUTS), "min_area": int, "detector_scale": int
 def parse_config(description, argv=None, stages=STAGES):
     """Reads the command line and the dataset's config file into one namespace of plain values.
 
-    description: the script's docstring, shown by --help; argv: words of the command line, None for sys.argv;
-    stages: whose settings --help shows; flags for other stages are taken with a note, so one set of flags fits all.
-    Beside every setting the namespace has dataset_name, mode, config (the file's path or ""), and layout. Where train is one
-    of the stages, its number format is resolved: it is never "auto".
-    Raises UserError for an unknown key, a bad value, or a dataset that nobody described.
+    description: the script's docstring, shown by --help; argv: the command-line arguments, None for sys.argv;
+    stages: whose settings --help shows; flags for other stages are accepted with a note, so every stage can get the same flags.
+    Besides every setting the namespace has dataset_name, mode, config (the file's path or "") and layout. If train is one
+    of the stages, the number format is resolved: it is never "auto".
+    Raises UserError for an unknown key, a bad value, or an undescribed dataset.
     """
     shown = [s for s in SETTINGS.values() if set(s.stages.split()) & set(stages)]
     flags = vars(_parser(description, shown, stages).parse_args(argv))
@@ -48,14 +48,14 @@ def parse_config(description, argv=None, stages=STAGES):
         print(f"note: --{setting.name} is ignored: used only by {setting.stages}")
     if "layout" not in values:
         own = sorted(p.stem for p in Path("configs").glob("*.cfg") if p.stem not in DATASETS)
-        raise UserError(f"dataset {name} is not known; there are {', '.join([*DATASETS, *own])}. Your own videos: python -m "
-                        f"tools.prepare_videos {name} FILES; or describe it in configs/{name}.cfg, section [dataset], with "
-                        "layout and min_area (raw_datasets/README.md)")
+        raise UserError(f"unknown dataset {name}; known: {', '.join([*DATASETS, *own])}. For your own videos run python -m "
+                        f"tools.prepare_videos {name} FILES, or set layout and min_area in section [dataset] of "
+                        f"configs/{name}.cfg (raw_datasets/README.md)")
     values |= {"dataset_name": name, "mode": flags["mode"], "config": str(path or "")}
     values |= {key: flags[key] for key in flags if key not in values}
     cfg = _checked(SimpleNamespace(**values))
     if cfg.min_steps and "train" in stages:
-        with contextlib.suppress(UserError, KeyError, TypeError):  # no cubes yet, or damaged: the stage says so
+        with contextlib.suppress(UserError, KeyError, TypeError):  # no cubes yet, or damaged: the stage reports it
             lengthen(cfg, files.load_json(Path(cfg.data_root_dir, name, cfg.mode, "cubes.json"))["cubes"])
     if cfg.precision == "auto" and "train" in stages:
         cfg.precision = _trained_in(cfg) or device.fastest_format(device.device_of(cfg.device))
@@ -63,17 +63,17 @@ def parse_config(description, argv=None, stages=STAGES):
 
 
 def lengthen(cfg, cubes):
-    """Raises epochs, and warmup_epoch in proportion, until a block of so many cubes in all has min_steps batches."""
+    """Raises epochs, and warmup_epoch in proportion, until a block (its share of `cubes`) gets min_steps batches."""
     batches = math.ceil(cubes / (cfg.h_block * cfg.w_block) / cfg.batch_size)
     epochs = max(cfg.epochs, math.ceil(cfg.min_steps / batches))
     cfg.warmup_epoch, cfg.epochs = round(cfg.warmup_epoch * epochs / cfg.epochs), epochs
 
 
 def dataset_of(cfg):
-    """The Dataset that the settings choose; says what was found. Raises UserError if it is not there."""
+    """The Dataset that the settings select; prints what was found. Raises UserError if it is missing."""
     dataset = datasets.find(cfg.dataset_name, cfg.mode, cfg.layout,
                             parse_videos(cfg.videos), cfg.limit_frames, cfg.frame_step, cfg.flow_root_dir)
-    print(f"reads {datasets.RAW / cfg.dataset_name}: {len(dataset.videos)} videos, {len(dataset.chosen):,} frames to score, "
+    print(f"reading {datasets.RAW / cfg.dataset_name}: {len(dataset.videos)} videos, {len(dataset.chosen):,} frames to score, "
           f"mode {cfg.mode}")
     for note in dataset.notes:
         print(note)
@@ -81,7 +81,7 @@ def dataset_of(cfg):
 
 
 def stage_settings(cfg, stage):
-    """The settings that decide what a stage's output is, as a plain dict: only those that are read with these values."""
+    """The settings that determine a stage's output, as a plain dict: only those that are read under the other settings."""
     if stage == "flow":
         return {"flow_method": cfg.flow_method, "flow_dtype": cfg.flow_dtype}
     unread = set()
@@ -96,33 +96,33 @@ def stage_settings(cfg, stage):
     if stage == "cubes" and not cfg.use_flow:
         unread |= {"context_of_num"}
     if stage == "test":
-        unread |= {"event_z", "event_share"}  # their stage is "events"
+        unread |= {"event_z", "event_share"}  # they belong to stage "events"
     return {s.name: getattr(cfg, s.name) for s in SETTINGS.values()
             if s.identity and stage in s.stages.split() and s.name not in unread}
 
 
 def flow_is_read(cfg):
-    """Whether any stage reads optical flow: boxes that others published need none."""
+    """Whether any stage reads optical flow: published boxes need none."""
     return not cfg.boxes_from or cfg.use_flow or cfg.drop_still_boxes
 
 
 def stage_takes(stage, flag):
-    """Whether a flag (without its dashes) means anything to a stage."""
+    """Whether a flag (without its dashes) applies to a stage."""
     if flag.startswith("extract_"):
         return stage == "cubes"
     return flag not in SETTINGS or stage in SETTINGS[flag].stages.split()
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without listing all flags."""
+    """Reports an error in one line, without listing all flags."""
 
     def parse_args(self, words=None):
         for word in sys.argv[1:] if words is None else words:
             if re.search("[\ud800-\udfff]", word):
-                raise UserError(f"{word!a}: is no UTF-8: rename it, or set the environment variable PYTHONUTF8=1")
+                raise UserError(f"{word!a}: is not UTF-8: rename it, or set the environment variable PYTHONUTF8=1")
             flag = word.partition("=")[0]
             if flag.startswith("--") and len(flag) > 2 and flag not in self._option_string_actions:
-                raise UserError(f"{flag}: there is no such flag{_nearest(flag, self._option_string_actions, 'see --help')}")
+                raise UserError(f"{flag}: no such flag{_nearest(flag, self._option_string_actions, 'see --help')}")
         return super().parse_args(words)
 
     def error(self, message):
@@ -135,8 +135,8 @@ def _parser(description, shown, stages):
     parser.add_argument("--dataset_name", required=True, metavar="D",
                         help=f"{', '.join(DATASETS)}, or your own, described in configs/D.cfg")
     parser.add_argument("--mode", choices=MODES, default="test",
-                        help="test: the testing videos alone (default); merge: training and testing videos together; "
-                             "train: the training videos alone (one-class protocol, not in the paper)")
+                        help="test: only the testing videos (default); merge: training and testing videos together; "
+                             "train: only the training videos (one-class protocol, not in the paper)")
     parser.add_argument("--config", metavar="FILE", default=None, help="config file instead of configs/D.cfg")
     for s in shown:
         words = s.type if isinstance(s.type, tuple) else ("true", "false") if s.type is bool else None
@@ -145,14 +145,14 @@ def _parser(description, shown, stages):
         parser.add_argument(f"--{s.name}", metavar="|".join(words) if words else {int: "N", float: "X"}.get(s.type, "TEXT"),
                             help=s.help.replace("%", "%%") + default)
     for s in SETTINGS.values():
-        if s not in shown:  # the same flags can be given to all stages
+        if s not in shown:  # so that all stages accept the same flags
             parser.add_argument(f"--{s.name}", help=argparse.SUPPRESS)
     if set(stages) == set(STAGES):
-        parser.add_argument("--dry_run", action="store_true", help="only print what is to do, what is missing, and the costs")
+        parser.add_argument("--dry_run", action="store_true", help="print what is left to do, what is missing, and the cost")
     if "cubes" in stages:
         for kind in ("training", "testing"):
             parser.add_argument(f"--extract_{kind}_stc", action="store_true",
-                                help="official flag; training and testing cubes of a mode are the same file here")
+                                help="official flag; here a mode's training and testing cubes are the same file")
     return parser
 
 
@@ -182,21 +182,21 @@ def _read_config(path):
             if key not in known:
                 raise UserError(f"{where}: unknown key in [{section}]{_nearest(key, known)}")
             if key in values:
-                raise UserError(f"{where}: is in two sections: remove one of them")
+                raise UserError(f"{where}: set in two sections: remove one of them")
             values[key] = _value(known[key], _without_comment(known[key].type, words, where), where)
     return values
 
 
 def _without_comment(kind, words, where):
-    """A value without the comment behind it. Raises UserError where a part of the value might be lost."""
+    """A value without its trailing comment. Raises UserError if part of the value might be lost."""
     mark = re.search(r"(^|\s+)[#;]", words)
     if "\n" in words:
-        raise UserError(f"{where}: the line below it is indented, so it is not certain what it belongs to: do not indent it")
+        raise UserError(f"{where}: the line below is indented, which is ambiguous: do not indent it")
     if quoted := re.fullmatch(r'"([^"]*)"\s*([#;].*)?', words):
         return quoted[1]
     if mark and kind is str and mark[1] in ("", " "):
         raise UserError(f"{where}: is {mark[0].strip()} part of the value or a comment? Put the value in double quotes, or the "
-                        "comment on a line of its own")
+                        "comment on its own line")
     return words[:mark.start()] if mark else words
 
 
@@ -214,10 +214,10 @@ def _value(setting, text, where):
 
 
 def _trained_in(cfg):
-    """The number format of a training that is there, finished or not, and differs in nothing else; None without one."""
+    """The number format of an existing training, finished or not, that is otherwise the same; None if there is none."""
     folder, apart = Path(cfg.data_root_dir, cfg.dataset_name, cfg.mode), {"precision": None} | dict.fromkeys(END)
     for path in (folder / "train.part" / "record.json", folder / "train.json"):
-        with contextlib.suppress(UserError, KeyError, TypeError):  # not there, or damaged: the stage says so
+        with contextlib.suppress(UserError, KeyError, TypeError):  # missing, or damaged: the stage reports it
             made = files.load_json(path)
             same = made["settings"] | apart == stage_settings(cfg, "train") | apart
             if same and made["input"]["cubes"] == files.load_json(folder / "cubes.json")["id"]:
@@ -235,7 +235,7 @@ def _checked(cfg):
 
 
 def parse_videos(text):
-    """"1,3-5" -> {1, 3, 4, 5}; "" -> the empty set, which stands for all. Raises UserError."""
+    """"1,3-5" -> {1, 3, 4, 5}; "" -> the empty set, which means all. Raises UserError."""
     numbers = set()
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")

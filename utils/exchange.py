@@ -1,4 +1,4 @@
-"""Writing files as older projects read them: pickled arrays under the names of numpy 1, which numpy 2 reads as well."""
+"""Writes files that older projects can read: pickled arrays with numpy 1's names, which numpy 2 reads too."""
 
 import codecs
 import pickle
@@ -11,7 +11,7 @@ from utils.files import whole
 _RECONSTRUCT = np._core.multiarray._reconstruct
 
 
-class _OldNamesPickler(pickle._Pickler):  # the one written in Python: the names can be changed there
+class _OldNamesPickler(pickle._Pickler):  # the pure Python one, where names can be changed
     def save_global(self, obj, name=None):
         if obj is _RECONSTRUCT:
             self.write(b"cnumpy.core.multiarray\n_reconstruct\n")
@@ -22,7 +22,7 @@ class _OldNamesPickler(pickle._Pickler):  # the one written in Python: the names
     def save_bytes(self, obj):
         if obj:
             pickle._Pickler.save_bytes(self, obj)
-        else:  # of an empty array: without the name of a builtin, which careful readers refuse
+        else:  # an empty array: without the name of a builtin, which careful readers refuse
             self.save_reduce(codecs.encode, ("", "latin1"), obj=obj)
 
     dispatch = {**pickle._Pickler.dispatch, bytes: save_bytes}
@@ -40,7 +40,7 @@ def save_object_array(path, arrays):
 
 
 def save_torch_arrays(path, content):
-    """Like `utils.files.save_torch`, for nested lists of arrays that torch of old with numpy 1 shall read."""
+    """Like `utils.files.save_torch`, for nested lists of arrays that an old torch with numpy 1 can read."""
     import torch
 
     with whole(path) as file:

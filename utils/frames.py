@@ -27,24 +27,22 @@ def parallel(function, items, workers):
     if workers < 1:
         yield from map(function, items)
         return
-    with ThreadPoolExecutor(workers) as pool:
-        ahead = deque()
-        try:
-            for item in items:
-                ahead.append(pool.submit(function, item))
-                if len(ahead) > 2 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
+    pool, ahead = ThreadPoolExecutor(workers), deque()
+    try:
+        for item in items:
+            ahead.append(pool.submit(function, item))
+            if len(ahead) > 2 * workers:
                 yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def load(video, wanted, workers=0, on_bad_frame="stop", repeated=None):
     """Yields the frames `wanted` (ascending numbers within the video) as (H, W, 3) uint8 BGR arrays.
 
-    Raises UserError for a frame that cannot be decoded, unless on_bad_frame is "repeat": then the frame before it is
+    Raises UserError for a frame that cannot be decoded, unless on_bad_frame is "repeat": then the previous frame is
     used, with a warning, and the frame's name is added to the set `repeated`. Raises UserError for a frame whose size
     differs from the others.
     """
@@ -131,12 +129,12 @@ def _replacement(video, t, last, on_bad_frame):
     where = video.path if video.is_file else video.path / video.frames[t]
     what = f"{where}: frame {t + 1} of {len(video)} cannot be decoded (damaged or truncated)"
     if on_bad_frame == "stop":
-        raise UserError(f"{what}: replace it, or repeat the frame before it with --on_bad_frame repeat")
+        raise UserError(f"{what}: replace it, or use the previous frame with --on_bad_frame repeat")
     earlier = iter([last]) if video.is_file else (decode_image(video.path / video.frames[k]) for k in range(t - 1, -1, -1))
     before = next((frame for frame in earlier if frame is not None), None)
     if before is None:
-        raise UserError(f"{what}, and there is no frame before it to repeat: replace it")
-    print(f"warning: {what}; the frame before it is repeated", file=sys.stderr)
+        raise UserError(f"{what}, and there is no previous frame to repeat: replace it")
+    print(f"warning: {what}; replaced by the previous frame", file=sys.stderr)
     return before
 
 

@@ -45,7 +45,7 @@ def read_labels(dataset, sizes):
 def read_masks(dataset, sizes):
     """Pixel masks of the chosen testing videos: per video a generator of (H, W) arrays, nonzero where abnormal.
 
-    Raises UserError where a video has none, or (once they are read) where they are damaged, too few, or of another size.
+    Raises UserError if a video has none, or (when they are read) if they are damaged, too few, or of another size.
     """
     return [_masks(dataset, video, size) for video, size in zip(dataset.videos, sizes) if video.testing]
 
@@ -151,7 +151,7 @@ def _from_masks(dataset, testing):
 def _masks(dataset, video, size):
     """Yields the masks of a video's frames, (H, W), nonzero where abnormal. Raises UserError if one is invalid."""
     if dataset.labels not in MASKS:
-        raise UserError(f"{RAW / dataset.name}: its labels mark frames, not places in them: there are no pixel masks")
+        raise UserError(f"{RAW / dataset.name}: its labels only mark frames: there are no pixel masks")
     (masks, path), count = MASKS[dataset.labels](RAW / dataset.name, dataset, video), 0
     for count, mask in enumerate(masks, 1):
         if getattr(mask, "shape", None) != tuple(size) or mask.dtype.kind not in "buif" or not np.isfinite(mask.sum()):
@@ -181,7 +181,7 @@ def _mask(path):
 
 
 def _mask_folder(video):
-    """Test001_gt beside the video, in small letters or capitals; None where there is none with images."""
+    """Test001_gt next to the video, in lower or upper case; None if there is none with images."""
     return _one(video.path.parent, re.escape(names.same(f"{video.bare}_gt")),
                 lambda e: e.is_dir() and any(mask.suffix.lower() in IMAGES for mask in listing(e)))
 
@@ -203,7 +203,7 @@ MASKS = {"ucsd": _ucsd_masks, "avenue": _avenue_masks, "shanghaitech": _shanghai
 
 
 def _number(dataset, video):
-    """The one number in a video's name. Raises UserError where it has none, or another testing video has it too."""
+    """The number in a video's name. Raises UserError if it has none, or another testing video has the same one."""
     numbers, own = [names.parts(other.bare)[1] for other in dataset.testing], names.parts(video.bare)[1]
     if len(own) != 1 or numbers.count(own) != 1:
         raise UserError(f"{video.path}: labels are found by the number in the video's name: give it a unique number")

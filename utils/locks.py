@@ -1,4 +1,4 @@
-"""A folder for one process at a time."""
+"""Locks that reserve a folder for one process at a time."""
 
 import contextlib
 import functools
@@ -17,14 +17,14 @@ except ImportError:  # Windows
 
 @contextlib.contextmanager
 def locked(folder, shared=False):
-    """Holds a folder for one process; a killed process releases it. Raises UserError if another one has it.
+    """Locks a folder for one process; a killed process releases it. Raises UserError if another one has it.
 
-    shared: other readers may hold it too; where the folder can't be written it isn't held at all. On Windows,
-    which has no shared locks, it is held as for writing. Where a file system has no locks one line says so.
+    shared: other readers may lock it too; a folder that cannot be written is not locked at all. Windows has no
+    shared locks, so there it is locked as for writing. If a file system has no locks a warning is printed.
     """
     folder, handle = Path(folder), None
     flags = os.O_CREAT | (os.O_RDONLY if shared else os.O_RDWR)
-    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # of a planted link or pipe
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # in case of a planted link or pipe
     try:
         if not shared:
             folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def locked(folder, shared=False):
             raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
     try:
         if handle is not None and not _lock(handle, shared, folder):
-            raise UserError(f"{folder}: another process is at work there: wait until it is done")
+            raise UserError(f"{folder}: another process is using this folder: wait until it is done")
         yield
     finally:
         if handle is not None:
@@ -42,7 +42,7 @@ def locked(folder, shared=False):
 
 
 def _lock(handle, shared, folder):
-    """Takes the lock on an open file until it is closed; whether no other process had it."""
+    """Takes the lock on an open file until it is closed; returns whether it was free."""
     try:
         if not shared or fcntl is None:
             return filelock.lock_descriptor(handle, blocking=False)
@@ -50,12 +50,12 @@ def _lock(handle, shared, folder):
         return True
     except BlockingIOError:
         return False
-    except OSError as error:  # a network file system without them, for one
+    except OSError as error:  # for example a network file system without locks
         warn_unlocked(os.fstat(handle).st_dev, folder, error.strerror)
         return True
 
 
 @functools.cache
 def warn_unlocked(disk, folder, reason):
-    """Says once for a disk that it has no locks."""
-    print(f"warning: {folder}: this file system has no locks ({reason}): start nothing else that works there at the same time")
+    """Warns once per disk that it has no locks."""
+    print(f"warning: {folder}: this file system has no locks ({reason}): run nothing else in this folder at the same time")

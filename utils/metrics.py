@@ -20,10 +20,10 @@ def normalise(scores, mean, std):
 
 
 def frame_scores(box_scores, boxes, num_frames, size):
-    """A frame's score is the highest of its boxes'; -20 without any.
+    """A frame's score is its highest box score; -20 without boxes.
 
-    box_scores: (N,); boxes: (N, 5) frame x1 y1 x2 y2; size: (H, W), or one row per box (N, 2). A box that has no pixel
-    in the image once its corners are rounded up does not count. Returns (F,) in the type of box_scores.
+    box_scores: (N,); boxes: (N, 5) frame x1 y1 x2 y2; size: (H, W), or one row per box (N, 2). A box without a pixel in
+    the image once its corners are rounded up does not count. Returns (F,) in the type of box_scores.
     """
     counts = not_empty(boxes[:, 1:], size)
     scores = np.full(num_frames, NO_BOX, np.asarray(box_scores).dtype)
@@ -32,7 +32,7 @@ def frame_scores(box_scores, boxes, num_frames, size):
 
 
 def moving_average(scores, window_size):
-    """Box filter over the frame scores of all videos in a row, zeros beyond the ends, as the official code does it.
+    """Box filter over the frame scores of all videos in a row, with zeros beyond the ends, as in the official code.
 
     For window_size 10: out[i] = sum(scores[i-5 .. i+4]) / 10. (F,) -> (F,).
     """
@@ -44,9 +44,9 @@ def moving_average(scores, window_size):
 
 
 def average_within(scores, window_size):
-    """The same box filter for one video by itself, each mean over the frames that are there. (F,) -> (F,).
+    """The same box filter within one video, each mean over the frames that exist. (F,) -> (F,).
 
-    The sums are exact, so that equal frames keep equal means, in whatever order they come.
+    The sums are exact, so that equal frames get equal means in any order.
     """
     sums = [0, *itertools.accumulate(map(Fraction, np.asarray(scores).tolist()))]
     spans = ((max(i - window_size // 2, 0), min(i + (window_size + 1) // 2, len(scores))) for i in range(len(scores)))
@@ -54,7 +54,7 @@ def average_within(scores, window_size):
 
 
 def rank_auroc(scores, labels):
-    """AUROC from ranks, ties counted half; NaN where one class alone is there. scores: (F,); labels: (F,) bool."""
+    """AUROC from ranks, ties counted half; NaN if there is only one class. scores: (F,); labels: (F,) bool."""
     abnormal = np.count_nonzero(labels)
     pairs = abnormal * (len(labels) - abnormal)
     return (rankdata(scores)[labels].sum() - abnormal * (abnormal + 1) / 2) / pairs if pairs else np.nan
@@ -63,10 +63,10 @@ def rank_auroc(scores, labels):
 def evaluate(scores, labels, official=True):
     """Frame-level figures in 0..1, abnormal frames positive: auroc, eer, average_precision, pr_auc.
 
-    scores: (F,), higher is more abnormal; labels: (F,) bool. All None where only one class is there.
-    eer: the rate of false alarms where it is nearest to that of misses; official: on the curve without its collinear points
-    and the lowest such rate, as the official code has it; else over all thresholds, the mean where several are equally near.
-    average_precision: the sum of steps under precision and recall; pr_auc: of trapezoids, as RTFM and C2FPL report it.
+    scores: (F,), higher is more abnormal; labels: (F,) bool. All None if there is only one class.
+    eer: the false alarm rate where it is closest to the miss rate; official: on the curve without its collinear points, and
+    the lowest such rate, as in the official code; else over all thresholds, the mean if several are equally close.
+    average_precision: the step sum under precision and recall; pr_auc: by trapezoids, as RTFM and C2FPL report it.
     """
     labels = np.asarray(labels, bool)
     if labels.all() or not labels.any():
@@ -82,10 +82,10 @@ def evaluate(scores, labels, official=True):
 
 
 def official_results(scores, labels):
-    """The arrays of the official frame_results.npz, by its names and in its order.
+    """The arrays of the official frame_results.npz, with its names and order.
 
-    `preds` and `truth` come with all normal frames first. What ends in _norm has *abnormal* as positive class and what
-    ends in _anom *normal*: so named by the official code.
+    `preds` and `truth` have all normal frames first. As in the official code, names in _norm have *abnormal* as the
+    positive class, names in _anom *normal*.
     """
     labels = np.asarray(labels, bool)
     preds = np.concatenate([scores[~labels], scores[labels]])

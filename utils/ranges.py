@@ -37,7 +37,7 @@ def read_ranges(path, lines, known):
     for number, (name, *cells) in lines:
         videos, where = known.get(names.same(name), ()), f"{path}: line {number}: video {name}"
         if len(videos) != 1:
-            there = "there is no such video; there are " + ", ".join(sorted(set().union(*known.values()))[:20])
+            there = "no such video; known: " + ", ".join(sorted(set().union(*known.values()))[:20])
             raise UserError(f"{where}: {'several videos have this name' if videos else there}")
         found += [Range(where, *videos, *pair) for pair in _pairs(cells, unit, where)]
     return found

@@ -1,4 +1,4 @@
-"""Several processes at one piece of work, as torchrun starts them. One process by itself is rank 0 of 1."""
+"""Several processes that share one stage's work, started by torchrun. A single process is rank 0 of 1."""
 
 import datetime
 import functools
@@ -11,14 +11,14 @@ if WORLD > 1:
     import torch
     import torch.distributed as dist
 
-BATCH = datetime.timedelta(minutes=10)  # a process that is not there with its part of a batch by then hangs
+BATCH = datetime.timedelta(minutes=10)  # a process that has not delivered its part of a batch by then hangs
 STAGE = datetime.timedelta(days=14)  # videos and blocks can take days; a process that dies ends the wait at once
 
 
 def start(device=None):
-    """Joins the other processes; device: what the work is done on, None for the CPU. Does nothing for one process.
+    """Joins the other processes; device: what the work runs on, None for the CPU. Does nothing for one process.
 
-    Raises UserError where two of them have one card.
+    Raises UserError if two of them share a card.
     """
     if WORLD == 1:
         return
@@ -28,12 +28,12 @@ def start(device=None):
     card = f"{platform.node()} {torch.cuda.get_device_properties(device).uuid}" if cuda else str(RANK)
     cards = from_all(card)
     if len(set(cards)) < WORLD:
-        raise UserError(f"{WORLD} processes have {len(set(cards))} cards: start as many processes as cards")
+        raise UserError(f"{WORLD} processes share {len(set(cards))} cards: start as many processes as cards")
 
 
 @functools.cache
 def _patient():
-    """The group of all processes in which they wait for one another's videos or blocks."""
+    """The group in which all processes wait for each other's videos or blocks."""
     return dist.new_group(backend="gloo", timeout=STAGE)
 
 
@@ -43,7 +43,7 @@ def wait():
 
 
 def share(costs):
-    """Which items this rank does, ascending: the costliest first, each to the rank that has least so far."""
+    """The items that this rank does, ascending: the costliest are assigned first, each to the rank with the least so far."""
     loads, mine = [0] * WORLD, []
     for item in sorted(range(len(costs)), key=lambda item: (-costs[item], item)):
         rank = loads.index(min(loads))
@@ -54,7 +54,7 @@ def share(costs):
 
 
 def from_all(content):
-    """What every rank holds, in order of the ranks: a list, the same on all of them."""
+    """The content of every rank, in rank order: the same list on all ranks."""
     if WORLD == 1:
         return [content]
     found = [None] * WORLD
@@ -63,7 +63,7 @@ def from_all(content):
 
 
 def own_part(count, rank=RANK):
-    """The slice of a batch of `count` that is a rank's own; parts differ by at most one in length."""
+    """A rank's own slice of a batch of `count`; parts differ by at most one in length."""
     return slice(count * rank // WORLD, count * (rank + 1) // WORLD)
 
 
@@ -87,30 +87,30 @@ def total(values):
 
 
 def backward(loss):
-    """Gradients of a loss that is the sum of the ranks' own parts: the network averages gradients over the ranks."""
+    """Gradients of a loss that is the sum of the ranks' parts; the network averages gradients over the ranks."""
     (loss * WORLD).backward()
 
 
 def network_of(model, sync_bn=False):
-    """The model as it is trained: wrapped so that all ranks step alike, on the mean of their gradients.
+    """The model for training: wrapped so that all ranks take the same step, on the mean of their gradients.
 
     Batch norm's statistics are each rank's own, as in the official DataParallel; with sync_bn those of the whole batch.
-    Raises UserError where that cannot be done.
+    Raises UserError if that is not possible.
     """
     if WORLD == 1:
         return model
     card = next(model.parameters()).device
     if sync_bn and card.type != "cuda":
-        raise UserError("--sync_bn true: torch has batch norm over several processes on GPUs alone")
+        raise UserError("--sync_bn true: torch supports batch norm over several processes only on GPUs")
     if sync_bn:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return torch.nn.parallel.DistributedDataParallel(model, [card] if card.type == "cuda" else None, forward_sync_buffers=False)
 
 
 def train_mode(model, part):
-    """Train mode; eval mode, so that its statistics stay, for a rank whose part (0, ...) of a small last batch is empty.
+    """Train mode; eval mode, to keep its statistics, for a rank whose part (0, ...) of a small last batch is empty.
 
-    With batch norm over all ranks it trains too: the others wait for its (empty) statistics.
+    With batch norm over all ranks it trains too, because the others wait for its (empty) statistics.
     """
     model.train(len(part) > 0 or any(type(layer).__name__ == "SyncBatchNorm" for layer in model.modules()))
 

@@ -25,28 +25,17 @@ def find(paths, skip_bad=False):
     """The videos in files and folders, as sources with their own names, prefixed with the folders they were
     found in: b/c.mp4 in folder a is b_c. Raises UserError if there are none, or one cannot be read.
 
-    skip_bad: those that cannot be read are left out, and listed.
+    skip_bad: skip and list those that cannot be read.
     """
     found, bad = [], []
     for given in paths:
-        if not given.exists():
-            raise UserError(f"{given}: no such file or folder")
-        entries = [given] if given.is_file() else [given, *sorted(
-            (p for p in given.rglob("*") if not any(part.startswith(".") for part in p.relative_to(given).parts)), key=natural)]
-        masks = {p for p in entries[1:] if p.is_dir() and MASKS.fullmatch(p.name)}
-        if masks:
-            print(f"note: {given}: these look like masks and are left out: {', '.join(sorted(p.name for p in masks))}")
-        entries = [p for p in entries if not masks & {p, *p.parents}]
         here, before = [], len(bad)
-        for path in entries:
-            try:
-                source = inspect(path, given.is_file())
-            except UserError as error:
-                if not skip_bad:
-                    raise UserError(f"{error} (--skip_bad leaves it out)") from None
-                bad.append(str(error))
-            else:
-                here += [source._replace(name="_".join([*path.relative_to(given).parts[:-1], source.name]))] if source else []
+        for path in entries(given):
+            source, why = inspected(path, given)
+            if why and not skip_bad:
+                raise UserError(f"{why} (or skip it with --skip_bad)")
+            here += [source] if source else []
+            bad += [why] if why else []
         if not here and len(bad) == before:
             raise UserError(f"{given}: no videos or frames in it (videos: {', '.join(sorted(VIDEOS))}; "
                             f"frames: {', '.join(sorted(IMAGES))})")
@@ -55,6 +44,29 @@ def find(paths, skip_bad=False):
     if not found:
         raise UserError(f"none of the {len(bad)} videos can be read")
     return list({source.path.resolve(): source for source in found}.values())
+
+
+def entries(given):
+    """A file, or a folder and everything in it, in natural order, without hidden files and what looks like masks."""
+    if not given.exists():
+        raise UserError(f"{given}: no such file or folder")
+    if given.is_file():
+        return [given]
+    inside = sorted((path for path in given.rglob("*")
+                     if not any(part.startswith(".") for part in path.relative_to(given).parts)), key=natural)
+    masks = {path for path in inside if path.is_dir() and MASKS.fullmatch(path.name)}
+    if masks:
+        print(f"note: {given}: ignored, because they look like masks: {', '.join(sorted(path.name for path in masks))}")
+    return [path for path in (given, *inside) if not masks & {path, *path.parents}]
+
+
+def inspected(path, given):
+    """(the Source at a path found in `given`, or None; why it cannot be read, or "")."""
+    try:
+        source = inspect(path, given.is_file())
+    except UserError as error:
+        return None, str(error)
+    return source and source._replace(name="_".join([*path.relative_to(given).parts[:-1], source.name])), ""
 
 
 def natural(path):

@@ -1,6 +1,6 @@
-"""The five stages as `record.Stage` objects: what each reads, and what decides whether its output is the one wanted.
+"""The five stages as `record.Stage` objects: what each reads, and what decides whether its output is up to date.
 
-A script works through its object; `run_pipeline.py --dry_run` asks the same ones.
+A script works through its object; `run_pipeline.py --dry_run` uses the same ones.
 """
 
 import math
@@ -18,7 +18,7 @@ from utils.record import Stage
 
 
 def chosen(cfg):
-    """The stages that a run takes: no flow where nothing reads it, no training where --model gives trained ones."""
+    """The stages of a run: no flow if nothing reads it, no training if --model gives trained models."""
     left_out = {"flow": not flow_is_read(cfg), "train": bool(cfg.model)}
     return [stage for stage in record.SCRIPTS if not left_out.get(stage)]
 
@@ -34,7 +34,7 @@ def results_of(cfg):
 
 
 def boxes(cfg, dataset, source):
-    """source: says what the boxes come from (fore_det.detector.source); not called where another program made them."""
+    """source: function giving what the boxes come from (fore_det.detector.source); not called if another program made them."""
     given = record.is_given(folder_of(cfg) / "boxes.json", "bboxes.npy")
     reads = flow_records(dataset) if reads_flow(cfg) and not given else {}
     return Stage(cfg, "boxes", folder_of(cfg), reads, contents(cfg, dataset), takes=["bboxes.npy"],
@@ -52,7 +52,7 @@ def reads_flow(cfg):
 
 
 def boxes_room(dataset):
-    """Bytes of the boxes, about 100 a frame, twice."""
+    """Bytes of the boxes, about 100 per frame, twice."""
     return len(dataset.chosen) * 4096
 
 
@@ -75,7 +75,7 @@ def cubes_room(cfg, count):
 
 
 def train_room(cfg, count, network):
-    """Bytes of a training on `count` cubes: each block's network, Adam's state and the kept epochs, and one being replaced."""
+    """Bytes of a training on `count` cubes: each block's network, Adam's state and kept epochs, and one being replaced."""
     size = sum(value.nbytes for value in network.state_dict().values())
     scored = cfg.epochs // cfg.score_every if cfg.score_every else 0
     per_cube = 2 * cfg.epochs + 4 * (1 + cfg.use_flow) * scored
@@ -89,7 +89,7 @@ def test_room(count):
 
 
 def cubes(cfg, dataset):
-    """Raises UserError where the frames are not those that the boxes were made from."""
+    """Raises UserError if the boxes were made from other frames."""
     folder = folder_of(cfg)
     reads = {"boxes": folder / "boxes.json"} | (flow_records(dataset) if cfg.use_flow else {})
     stage = Stage(cfg, "cubes", folder, reads, contents(cfg, dataset), takes=list(cube_files(cfg)))
@@ -98,7 +98,7 @@ def cubes(cfg, dataset):
 
 
 def train(cfg):
-    """Raises UserError where the cubes are of other boxes than those that are there."""
+    """Raises UserError if the cubes were made from other boxes than the present ones."""
     folder = folder_of(cfg)
     return Stage(cfg, "train", folder, {"cubes": require_cubes(folder)})
 
@@ -106,14 +106,14 @@ def train(cfg):
 def test(cfg, dataset, models, labels, source):
     """models: models.checkpoint.Models; labels: (F,) bool or None, and their source.
 
-    Raises UserError where the models are of other cubes than those there, or the frames are not those of the boxes.
+    Raises UserError if the models were trained on other cubes, or the boxes were made from other frames.
     """
     folder, abnormal = folder_of(cfg), None if labels is None else record.digest(labels.tolist())
     reads = {"cubes": require_cubes(folder)} | ({"train": models.path} if models.path else {})
     stage = Stage(cfg, "test", results_of(cfg), reads, takes=["box_scores.npy"], labels=source, abnormal=abnormal,
                   model=models.key)
     if models.blocks and not cfg.model and models.recipe["input"]["cubes"] != stage.read[reads["cubes"]]["id"]:
-        raise UserError(f"{folder}: the models were trained on other cubes than those there now: run train.py again")
+        raise UserError(f"{folder}: the models were trained on other cubes than the present ones: run train.py again")
     require_frames(dataset, record.load(folder / "boxes.json"), folder / "bboxes.npy")
     return stage
 
@@ -124,9 +124,9 @@ def scores_are_given(cfg):
 
 
 def notes_on_models(cfg, boxes_made):
-    """Lines about the models that are scored: a training that is not finished, boxes found in another way."""
+    """Notes about the models used for scoring: an unfinished training, boxes found differently."""
     if (folder_of(cfg) / "train.part").is_dir():
-        yield f"note: {folder_of(cfg)} has a training that is not finished; scoring the one before it"
+        yield f"note: {folder_of(cfg)} has an unfinished training; scoring with the previous models"
     theirs = record.load(Path(cfg.model, "boxes.json")) if cfg.model else None
     if theirs:
         keys = ("detector", "score_thr", "cover_thr", "motion_thr")
@@ -134,7 +134,7 @@ def notes_on_models(cfg, boxes_made):
             **{key: made["settings"].get(key) for key in keys},
             "flow_method": (made["input"].get("flow") or {}).get("flow_method")}} for made in (theirs, boxes_made)))
         if changed:
-            yield f"note: {cfg.model} was trained on boxes found in another way ({changed}): scores may not be comparable"
+            yield f"note: {cfg.model} was trained on boxes found differently ({changed}): scores may not be comparable"
 
 
 def events(cfg, rates):
@@ -143,18 +143,18 @@ def events(cfg, rates):
 
 
 def require_cubes(folder):
-    """The path of the cubes' record. Raises UserError where the boxes there are not those that the cubes were cut at."""
+    """The path of the cubes' record. Raises UserError if the cubes were cut at other boxes than the present ones."""
     made = record.require(folder / "cubes.json", "cubes")
     if made["input"]["boxes"] != record.require(folder / "boxes.json", "boxes")["id"]:
-        raise UserError(f"{folder}: the cubes were made from other boxes than those there now: run extract_stc.py again")
+        raise UserError(f"{folder}: the cubes were made from other boxes than the present ones: run extract_stc.py again")
     return folder / "cubes.json"
 
 
 def require_frames(dataset, boxes_made, path):
-    """Raises UserError if the frames are not those that the boxes were made from."""
+    """Raises UserError if the boxes were made from other frames."""
     if boxes_made["input"]["frames"] != frames_of(dataset):
-        raise UserError(f"{path}: made from other frames of {dataset.name} than those there now (a video or frame was added, "
-                        "removed or replaced): run extract_bbox.py again")
+        raise UserError(f"{path}: made from other frames of {dataset.name} than the present ones (a video or frame was "
+                        "added, removed or replaced): run extract_bbox.py again")
 
 
 def frames_of(dataset):
@@ -163,7 +163,7 @@ def frames_of(dataset):
 
 
 def contents(cfg, dataset):
-    """What --verify covers beside outputs: the frames, in the boxes' record, and frames and flow files in each flow's."""
+    """What --verify covers besides outputs: frames in the boxes' record; frames and flow files in each flow's."""
     flows = {video.flow_folder / "flow.json": flow_contents(video) for video in dataset.videos if cfg.verify}
     return flows | {folder_of(cfg) / "boxes.json": dataset.contents}
 
@@ -179,22 +179,22 @@ def flow_records(dataset):
 
 
 def flow_frames(cfg, video):
-    """Frames whose flow later stages read: the scored ones, and their windows where flow cubes are made."""
+    """Frames whose flow later stages read: the scored ones, and their windows if flow cubes are made."""
     context = cfg.context_of_num if cfg.use_flow or cfg.drop_still_boxes else 0
     return sorted({t for i in video.chosen for t in window(i, context, 0, len(video) - 1, cfg.border_mode)})
 
 
 class Flow(Stage):
-    """The flow of one video: a file per frame, to which later runs add, so it is done frame by frame (`todo`).
+    """The flow of one video: a file per frame. Later runs add files, so it is done frame by frame (`todo`).
 
-    It depends on neither mode nor trial.
+    It depends on neither mode nor trial settings.
     """
 
     def __init__(self, cfg, video, size, weights, given=False):
-        """size: (H, W); given: whether files without a record are taken; weights: gives what the weights are; not called where
-        no flow is left to do, for flow that was made on another machine needs no weights here.
+        """size: (H, W); given: whether to accept files without a record; weights: function that identifies the weights; not
+        called if no flow is left to do, since flow made on another machine needs no weights here.
 
-        Raises UserError where other flow is there, or flow without a record.
+        Raises UserError if there is other flow, or flow without a record.
         """
         self.video, self.shape, self.dtype = video, (*size, 2), np.dtype(cfg.flow_dtype)
         self.needed = flow_frames(cfg, video)
@@ -205,12 +205,12 @@ class Flow(Stage):
                          weights=weights() if self.todo or not known else known["weights"])
         self.place = os.path.relpath(os.path.realpath(video.path), os.path.realpath(video.flow_folder))  # both can be moved
         if not known and not given and any(video.flow_folder.glob("*.npy")):
-            raise UserError(f"{self.folder}: has flow files without a record (flow.json) of how they were made: remove it, "
-                            "or keep it and take another --flow_root_dir for this and the later stages")
+            raise UserError(f"{self.folder}: has flow files but no record (flow.json) of how they were made: remove it, or "
+                            "keep it and use another --flow_root_dir for this and the later stages")
         differs = record.difference(self.old, self.wanted) if known else ""
-        self.other_frames = differs == "other frames" and self.old["place"] == self.place
+        self.other_frames = differs == "frames changed" and self.old["place"] == self.place
         if differs and not self.other_frames:
-            raise UserError(f"{self.folder}: other flow is there already ({differs}): remove it, or keep both with "
+            raise UserError(f"{self.folder}: has other flow already ({differs}): remove it, or keep both with "
                             "--flow_root_dir OTHER_FOLDER for this and the later stages")
         self.todo = self.needed if self.other_frames else self.todo
 
@@ -228,7 +228,7 @@ class Flow(Stage):
         return ("to do", "") if self.todo or not self.old or self.old.get("unfinished") else ("done", "")
 
     def begin(self):
-        """Before the first file is written: removes the flow of other frames, and says in the record what is being made."""
+        """Before the first file is written: removes the flow of other frames and records what is being made."""
         if self.other_frames:
             print(f"{self.folder}: the frames have changed; calculating their flow again")
             for path in self.video.flow_files():
@@ -238,7 +238,7 @@ class Flow(Stage):
             record.write(self.path, self.old)
 
     def finish(self, seconds, repeated):
-        """Writes the record; repeated: names of frames that another one was taken for. Returns those of all runs, sorted."""
+        """Writes the record; repeated: names of frames replaced by another. Returns those of all runs, sorted."""
         old = self.old or {}
         repeated = sorted({*old.get("repeated", ()), *repeated})
         record.save(self.path, {**self.wanted, "place": self.place}, {}, {
@@ -247,7 +247,7 @@ class Flow(Stage):
 
 
 def flow_room(flow):
-    """Bytes of the flow files that a video lacks."""
+    """Bytes of a video's missing flow files."""
     return len(flow.todo) * math.prod(flow.shape) * flow.dtype.itemsize
 
 

@@ -1,4 +1,4 @@
-"""Spatio-temporal cubes: cropping them, and the image block that a box belongs to (paper, section 3.1)."""
+"""Spatio-temporal cubes: how they are cropped, and the image block that a box belongs to (paper, section 3.1)."""
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ def corners(boxes, size):
 
 
 def not_empty(boxes, size):
-    """(n, 4) boxes -> (n,) bool: whether anything of the image is inside the whole-pixel corners."""
+    """(n, 4) boxes -> (n,) bool: whether the whole-pixel corners contain any of the image."""
     x1, y1, x2, y2 = corners(boxes, size).T
     return (x2 > x1) & (y2 > y1)
 
@@ -33,7 +33,7 @@ def crops(frames, boxes, patch_size):
     Raises ValueError if a crop is empty.
     """
     height, width, channels = frames[0].shape
-    exact = np.float32 if frames[0].dtype == np.float16 else frames[0].dtype  # cv2.resize does not know float16
+    exact = np.float32 if frames[0].dtype == np.float16 else frames[0].dtype  # cv2.resize does not support float16
     patches = np.empty((len(boxes), len(frames), patch_size, patch_size, channels), exact)
     for cube, box, (x1, y1, x2, y2) in zip(patches, boxes, corners(boxes, (height, width)).tolist()):
         if x2 <= x1 or y2 <= y1:
@@ -45,7 +45,7 @@ def crops(frames, boxes, patch_size):
 
 
 def block_of(boxes, size, h_block, w_block):
-    """The block each box belongs to, by its centre; a centre on or beyond an edge counts to the nearest block.
+    """The block that each box belongs to, by its centre; a centre on or beyond an edge belongs to the nearest block.
 
     boxes: (n, 4); size: (H, W), or one row each (n, 2). Returns (n,) int64: row * w_block + column.
     """

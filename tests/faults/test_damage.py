@@ -35,7 +35,7 @@ def finished(tmp_path_factory):
 def advice(message):
     """What an error message asks for: paths to remove and scripts to run."""
     line = next(line for line in message.splitlines() if line.startswith("error:"))
-    removed = re.findall(r"remove (?!it\b)([^\s,;:]+)", line.partition("to make it again")[2] or line)
+    removed = re.findall(r"remove (?!it\b)([^\s,;:]+)", line.partition("to rebuild it")[2] or line)
     if re.search(r"\bremove it\b", line):
         removed.append(line.split(": ")[1])
     scripts = [script for script in re.findall(r"run (\w+\.py)", line) if script in [row[0] for row in ROWS.values()]]

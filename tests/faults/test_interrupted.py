@@ -93,7 +93,7 @@ def test_two_pipelines_at_once_on_one_folder(made, tmp_path):
     folder = shutil.copytree(made("pipeline").start, tmp_path / "tree")
     first = at_work(folder, "pipeline", STARTED["boxes"])
     second = Run(folder, ROWS["pipeline"][0], *ROWS["pipeline"][1], "--min_area", "150", log="second_log.txt").end()
-    assert second.code == 2 and "another process is at work there" in second.text, second.text
+    assert second.code == 2 and "another process is using this folder" in second.text, second.text
     assert second.text.count("error:") == 1 and "Traceback" not in second.text
     assert first.end().code == 0
     assert outputs(folder) == made("pipeline").wanted
@@ -108,7 +108,7 @@ def test_a_killed_pipeline_leaves_its_stage_which_the_next_one_meets(made, tmp_p
     second = Run(folder, ROWS["pipeline"][0], *ROWS["pipeline"][1], log="second_log.txt").end()
     assert second.code in (0, 2) and "Traceback" not in second.text, second.text
     if second.code:
-        assert "another process is at work there" in second.text
+        assert "another process is using this folder" in second.text
         running.kill()
     resumed(folder, made, "pipeline", "pipeline")
 
@@ -226,6 +226,6 @@ def test_space_is_checked_before_a_stage_starts(tmp_path):
     from utils import files
     from utils.errors import UserError
 
-    with pytest.raises(UserError, match="no room for the flow.*GB are free there: make room, or give --flow_root_dir"):
+    with pytest.raises(UserError, match="no room for the flow.*GB are free: free some space, or set --flow_root_dir"):
         files.require_room(tmp_path / "not" / "there", 1 << 60, "the flow", "--flow_root_dir")
     files.require_room(tmp_path, 1, "the flow", "--flow_root_dir")

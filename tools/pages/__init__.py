@@ -1,1 +1,1 @@
-"""What the report and the films show of a finished run."""
+"""What the report and the overlays show of a finished run."""

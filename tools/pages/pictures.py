@@ -1,4 +1,4 @@
-"""Small pictures for pages and films: thumbnails, cubes with their reconstructions, colours of scores, curves."""
+"""Small pictures for the report and overlays: thumbnails, cubes with reconstructions, score colours, curves."""
 
 import base64
 
@@ -16,7 +16,7 @@ from utils.evaluation import events
 
 LONG_SIDE = 480  # of a thumbnail, in px
 QUALITY = 55  # of WebP, 0 to 100
-BRIGHT = 50  # an error this many times the training cubes' mean error is drawn brightest
+BRIGHT = 50  # errors of this many times the training cubes' mean error are brightest
 SCORES = LinearSegmentedColormap.from_list("scores", ["#4aa3ff", "#7fd1c4", "#ffd23f", "#ff8a3d", "#ff2f4f"])
 ERRORS = LinearSegmentedColormap.from_list("errors", ["#0b0e1a", "#3b2a75", "#b5367a", "#fb8861", "#fcfdbf"])
 
@@ -36,7 +36,7 @@ class Pictures:
             print(f"note: {self.note}")
 
     def of_cubes(self, chosen):
-        """Indices into the scored frames -> {index: data URI} where a frame has a box."""
+        """Indices into the scored frames -> {index: data URI} for frames with a box."""
         if self.models is None:
             return {}
         rows = self.results.highest[chosen]
@@ -46,7 +46,7 @@ class Pictures:
         return {int(i): uris[row] for i, row in zip(chosen, rows) if row >= 0}
 
     def of_dropped(self, dropped):
-        """The cubes that `summary.most_dropped` names, each with the `picture` of its middle frame."""
+        """The cubes from `summary.most_dropped`, each with the `picture` of its middle frame."""
         if self.models is None:
             return []
         middle = 3 * (self.cubes.frames // 2)
@@ -66,7 +66,7 @@ class Pictures:
 
 
 def palette(count=64):
-    """Colours of scores from low to high, as #rrggbb."""
+    """Score colours from low to high, as #rrggbb."""
     return [to_hex(colour) for colour in SCORES(np.linspace(0, 1, count))]
 
 
@@ -96,11 +96,11 @@ def data_uri(image):
 
 @torch.no_grad()
 def cube_sheets(models, cubes, rows, block, autocast, batch_size=256):
-    """For each cube a picture of its frames, their reconstruction and the error, one above the other.
+    """For each cube a picture of its frames, their reconstruction and the error, stacked vertically.
 
     models: models.checkpoint.Models; cubes: utils.cubes.Cubes; rows: (n,) row numbers; block: (N,) block of each row.
     Yields (row, (3P or 4P, T*P, 3) uint8 BGR); with motion enhancement the fourth part is the error of the flow. Cubes
-    in a block without a model show their frames alone.
+    in a block without a model show only their frames.
     """
     for number in np.unique(block[rows]):
         trained, here = models.blocks.get(number), rows[block[rows] == number]
@@ -125,7 +125,7 @@ def _frames(raw):
 
 
 def _errors(target, output, mean, channels):
-    """(B, channels * T, P, P) twice -> (B, P, T*P, 3) uint8: each pixel's squared error against the training cubes' mean."""
+    """(B, channels * T, P, P) twice -> (B, P, T*P, 3) uint8: each pixel's squared error over the training cubes' mean."""
     error = (output - target).square().unflatten(1, (-1, channels)).sum(2).cpu().numpy()  # (B, T, P, P)
     return _strip(_bgr(ERRORS, np.sqrt(error / (max(mean, 1e-9) / error[0].size) / BRIGHT)))
 
@@ -136,7 +136,7 @@ def _strip(images):
 
 
 def path_of(values, low, high, height=100, points=2000):
-    """(n,) values -> the path of an SVG curve in a box n wide; NaN leaves a gap; of more points the highest of each few."""
+    """(n,) values -> the path of an SVG curve in a box n wide; NaN leaves a gap; extra points are merged into maxima."""
     step = -(-len(values) // points)
     values = np.pad(np.asarray(values, np.float64), (0, -len(values) % step), constant_values=np.nan).reshape(-1, step)
     values = np.fmax.reduce(values, axis=1)  # (at most points,)

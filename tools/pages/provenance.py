@@ -26,7 +26,7 @@ def _stage(name, folders, file, pattern):
 
 
 def settings(results):
-    """Name, value, default and whether they differ, of every setting that was read."""
+    """Name, value, default and whether they differ, of every setting that was used."""
     values = (results.made["input"].get("flow") or {}) | results.made["settings"]
     defaults = {name: setting.default for name, setting in SETTINGS.items()} | DATASETS.get(results.cfg.dataset_name, {})
     return [{"name": name, "value": _shown(values[name]), "default": _shown(defaults[name]),
@@ -41,7 +41,7 @@ def _shown(value):
 
 
 def versions(stages):
-    """Packages and their versions at scoring, and at the other stages where they differ."""
+    """Package versions at scoring, and at other stages if they differ."""
     *others, last = stages
     return [{"name": name, "version": version, "other": ", ".join(
         f"{stage['name']} {stage['versions'][name]}" for stage in others

@@ -1,4 +1,4 @@
-"""A finished run as test.py left it, for the tools that show it."""
+"""A finished run as test.py wrote it, for the tools that show it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from utils.evaluation import events
 
 @dataclass(frozen=True)
 class Results:
-    cfg: SimpleNamespace  # settings, with the part of the data that was scored
+    cfg: SimpleNamespace  # settings, with the scored part of the data
     made: dict  # metrics.json
     dataset: Dataset
     folder: Path  # data/D/MODE
@@ -32,12 +32,12 @@ class Results:
 
     @property
     def limit(self):
-        """The score above which an event is."""
+        """The score that events exceed."""
         return self.made["events"]["threshold"]
 
     @property
     def model_folder(self):
-        """Where the models lie that gave the scores, or None where they come from an official file."""
+        """The folder of the models that gave the scores, or None if they come from an official file."""
         folder = Path(self.made["model"])
         return folder if folder.is_dir() else None
 
@@ -48,7 +48,7 @@ class Results:
 
 
 def add_arguments(parser):
-    """The words that name a run: D MODE and where it lies."""
+    """The arguments that identify a run: D MODE and its folders."""
     parser.add_argument("dataset_name", metavar="D")
     parser.add_argument("mode", metavar="MODE", choices=MODES, help=", ".join(MODES))
     parser.add_argument("--config", metavar="FILE", help="config file instead of configs/D.cfg")
@@ -58,11 +58,11 @@ def add_arguments(parser):
 
 
 def load(args):
-    """The Results that the words of `add_arguments` name. Raises UserError where something is missing or does not fit."""
+    """The Results for the arguments of `add_arguments`. Raises UserError if something is missing or does not match."""
     cfg = _settings(args, args.config)
     path = Path(cfg.results_dir, cfg.dataset_name, cfg.mode)
     if not (path / "test.json").is_file() or not (path / "events.csv").is_file():
-        raise UserError(f"{path}: there are no finished scores: run test.py first")
+        raise UserError(f"{path}: no finished scores: run test.py first")
     tested, made = record.require(path / "test.json", "test"), files.load_json(path / "metrics.json")
     made["events"] = record.require(path / "events.json", "events")
     if not args.config and made["config"] != cfg.config and Path(made["config"]).is_file():
@@ -71,7 +71,7 @@ def load(args):
         setattr(cfg, key, made["settings"][key])
     folder = Path(cfg.data_root_dir, cfg.dataset_name, cfg.mode)
     if tested["input"]["cubes"] != record.load(stages.require_cubes(folder))["id"]:
-        raise UserError(f"{path}: the scores are of other cubes than those in {folder}: run test.py again")
+        raise UserError(f"{path}: the scores are for other cubes than those in {folder}: run test.py again")
     dataset = dataset_of(cfg)
     boxes = Boxes.load(folder)
     stages.require_frames(dataset, boxes.record, folder / "bboxes.npy")

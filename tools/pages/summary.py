@@ -1,4 +1,4 @@
-"""What a report says of a run beside its timelines: curves, the frames worth a look, what refinement dropped."""
+"""What the report shows of a run besides timelines: curves, notable frames, what refinement dropped."""
 
 import csv
 from pathlib import Path
@@ -10,11 +10,11 @@ from utils.evaluation import epochs, events
 from utils.metrics import NO_BOX
 
 COUNT = 10  # alarms, misses and false alarms shown
-APART = 25  # frames at least between two of them in one video
+APART = 25  # minimum frames between two of them in one video
 
 
 def seconds(results):
-    """Length of all videos, or None where a frame rate is unknown."""
+    """Length of all videos, or None if a frame rate is unknown."""
     rates = results.rates
     return sum(len(video) / rate for video, rate in zip(results.dataset.videos, rates)) if all(rates) else None
 
@@ -39,14 +39,14 @@ def lists(results):
 
 
 def misses(results):
-    """The list of abnormal stretches outside events, those that lack most first."""
+    """The list of abnormal stretches outside events, those furthest below the threshold first."""
     curve, flags = results.curve, results.labels.astype(bool)
     for event in results.events:
         flags[event["start"]:event["stop"]] = False
     missed = sorted(events.runs(flags, results.dataset.spans), reverse=True,
                     key=lambda span: ((results.limit - curve[slice(*span)]).sum(), span))
     return {"title": "Worst misses", "empty": "Every abnormal frame is in an event.",
-            "text": "Abnormal frames outside events, furthest below the threshold first, each stretch at its lowest frame.",
+            "text": "Abnormal frames outside events, furthest below the threshold first; each is shown at its lowest frame.",
             "cards": [card(results, a + int(np.argmin(curve[a:b])), (a, b), f", lowest of {b - a} frames")
                       for a, b in missed[:COUNT]]}
 
@@ -62,7 +62,7 @@ def false_alarms(results):
 
 
 def peaks(results, count):
-    """Indices of the highest frames outside events and apart from them."""
+    """Indices of the highest frames outside events and away from them."""
     values = np.where(results.curve <= results.limit, results.curve, -np.inf)
     spans = results.dataset.spans
     for event in results.events:
@@ -72,7 +72,7 @@ def peaks(results, count):
 
 
 def highest(values, video, frame, count):
-    """Indices of the `count` highest values, in one video at least APART frames from each other; never one of -inf."""
+    """Indices of the `count` highest values, at least APART frames apart within a video; never of -inf."""
     values, found = values.astype(np.float64), []
     while len(found) < count and values.max(initial=-np.inf) > -np.inf:
         found.append(int(np.argmax(values)))
@@ -81,7 +81,7 @@ def highest(values, video, frame, count):
 
 
 def card(results, i, stretch=None, words=""):
-    """A frame worth a look: where it is, its score, and its highest box in percent of the frame."""
+    """A notable frame: its position, its score, and its highest box in percent of the frame."""
     v, frame = results.video_of(i)
     video, start, rate = results.dataset.videos[v], results.dataset.spans[v][0], results.rates[v]
     (height, width), row, box = results.boxes.sizes[v], results.highest[i], None
@@ -114,7 +114,7 @@ def line(x, y, points):
 
 
 def refinement(results):
-    """What training did per block and epoch: the rows of training_log.csv as numbers, or []."""
+    """The training per block and epoch: the rows of training_log.csv as numbers, or []."""
     path = (results.model_folder or Path()) / "training_log.csv"
     if not results.model_folder or not path.is_file():
         return []
@@ -125,7 +125,7 @@ def refinement(results):
 
 
 def kept_weights(results):
-    """The self-paced weights (epochs, N) of the cubes that were scored, or None: not kept, or trained on other cubes."""
+    """The self-paced weights (epochs, N) of the scored cubes, or None if not kept or trained on other cubes."""
     path = (results.model_folder or Path()) / "epoch_weights.npy"
     trained = record.load(path.with_name("train.json"))
     if not path.is_file() or not trained or trained["input"].get("cubes") != record.load(results.folder / "cubes.json")["id"]:
@@ -134,17 +134,17 @@ def kept_weights(results):
 
 
 def taken_away(results, weights):
-    """A sentence on where the weight lay that refinement took away in the last epoch, or ""."""
+    """A sentence on which cubes lost weight by refinement in the last epoch, or ""."""
     if weights is None or results.labels is None or not 0 < results.labels.mean() < 1:
         return ""
     abnormal = epochs.on_abnormal(results.boxes, results.dataset.chosen, results.labels)
     share, on_abnormal = epochs.dropped(weights[-1], abnormal)
-    return "" if share <= 0 else (f"Of the weight that was taken away in the last epoch, {on_abnormal:.0%} lay on cubes of "
-                                  f"abnormal frames, which hold {abnormal.mean():.0%} of all cubes.")
+    return "" if share <= 0 else (f"Of the weight removed in the last epoch, {on_abnormal:.0%} was on cubes of "
+                                  f"abnormal frames, which are {abnormal.mean():.0%} of all cubes.")
 
 
 def most_dropped(results, weights, count=20):
-    """The cubes that refinement took most weight from, of equal ones the highest scored: dicts of row, video, frame and
+    """The cubes that lost most weight by refinement, higher scores first among equals: dicts of row, video, frame and
     weight, its mean over the refined epochs.
     """
     if weights is None:

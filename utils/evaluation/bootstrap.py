@@ -1,4 +1,4 @@
-"""How sure a figure is: resampling whole videos, since frames of one video are no independent observations."""
+"""The uncertainty of a figure, by resampling whole videos, since frames of one video are not independent."""
 
 import numpy as np
 from scipy.special import expit, logit
@@ -17,12 +17,12 @@ def resamples(videos, times=TIMES, seed=0):
 
 
 def thinned(values, count=POINTS):
-    """The values (n,), or `count` of them at even distances, the first and the last among them."""
+    """The values (n,), or `count` evenly spaced ones including the first and the last."""
     return values if len(values) <= count else values[np.linspace(0, len(values) - 1, count).astype(int)]
 
 
 def passing(scores, video, thresholds, drawn):
-    """How many scores pass no threshold, and each of them, in each resample: (R, 1 + T).
+    """In each resample, 0 and then how many scores pass each threshold: (R, 1 + T).
 
     scores, video: (n,) and the video of each, from 0; thresholds: (T,) descending; drawn: (R, videos) from `resamples`.
     """
@@ -35,9 +35,9 @@ def resampled_figures(scores, labels, video, drawn):
     """AUROC, EER and average precision of each resample, as `metrics.evaluate` defines them with official=False.
 
     scores: (F,); labels: (F,) bool; video: (F,) from 0, the video of each frame; drawn: (R, videos) from `resamples`.
-    The curves have at most POINTS points, half of them at scores of abnormal frames, which is exact where there are no more
-    different scores, and for average precision where no more than half of POINTS frames are abnormal.
-    Returns (R, 3), NaN where a resample has one class alone.
+    The curves have at most POINTS points, half of them at scores of abnormal frames. That is exact if there are no more
+    distinct scores, and for average precision if at most POINTS / 2 frames are abnormal.
+    Returns (R, 3), NaN where a resample has only one class.
     """
     scores, labels, video = np.asarray(scores, np.float64), np.asarray(labels, bool), np.asarray(video)
     thresholds = np.unique(scores)[::-1]
@@ -56,12 +56,12 @@ def resampled_figures(scores, labels, video, drawn):
 
 
 def interval(figure, resampled, videos, share=True):
-    """95% interval of a figure, (low, high): Student's t with the standard error that resampling `videos` videos shows.
+    """95% interval of a figure, (low, high): Student's t with the standard error from resampling `videos` videos.
 
-    figure: its value, of all videos; resampled: (R,), NaN left out; share: a figure in 0..1, whose interval is worked out
-    on the scale of log odds and so stays inside (values nearer than EDGE to an end count as there). Plain quantiles of the
-    resampled figures are too narrow for as few videos as these datasets have (docs/EVALUATION.md).
-    Returns NaN twice where no resample has the figure, or there is one video alone.
+    figure: its value over all videos; resampled: (R,), NaN ignored; share: a figure in 0..1, whose interval is computed on
+    the log odds scale and so stays inside (values closer than EDGE to an end are moved to EDGE from it). Plain quantiles of
+    the resampled figures are too narrow for as few videos as these datasets have (docs/EVALUATION.md).
+    Returns NaN twice if no resample has the figure, or there is only one video.
     """
     resampled = np.asarray(resampled, np.float64)
     resampled = resampled[np.isfinite(resampled)]

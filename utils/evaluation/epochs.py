@@ -1,4 +1,4 @@
-"""What was kept of a training, epoch by epoch, compared with the labels: for evaluation only, never for training."""
+"""The saved scores and weights of a training, epoch by epoch, compared with the labels: only to evaluate, never to train."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -11,26 +11,26 @@ from utils.errors import UserError
 
 
 class Training(NamedTuple):
-    """The kept epochs of a training whose frames have labels."""
+    """The saved epochs of a training whose frames have labels."""
 
     epochs: list  # numbers of the epochs with scores, from 1
     scores: np.ndarray  # (E, N, 1 or 2) float32: reconstruction losses after those epochs
     weights: np.ndarray  # (epochs, N) float16: self-paced weights in every epoch
     abnormal: np.ndarray  # (N,) bool: whether a cube lies on an abnormal frame
-    aurocs: np.ndarray  # (E, 2): with the run's smoothing and with none
+    aurocs: np.ndarray  # (E, 2): with the run's smoothing and without
 
 
 def load(folder, results):
     """The Training of models in `folder` (data/D/MODE) and labels in `results` (results/D/MODE).
 
-    Raises UserError if there are no models or no labels, or the scores are not of these models.
+    Raises UserError if there are no models or labels, or the scores are from other models.
     """
     folder, results = Path(folder), Path(results)
     trained, boxes = record.require(folder / "train.json", "train"), Boxes.load(folder)
     made, labels = files.load_json(results / "metrics.json"), files.load_array(results / "labels.npy")
     settings, epochs = trained["settings"], trained.get("scored_epochs")
     if epochs is None or len(boxes) != made["cubes"]:
-        raise UserError(f"{results}: the scores there are not of the models in {folder}: run train.py and test.py again")
+        raise UserError(f"{results}: these scores are not from the models in {folder}: run train.py and test.py again")
     kept = files.load_array(folder / "epoch_scores.npy", mmap=True) if epochs else np.empty((0, len(boxes), 1))
     chosen = np.concatenate([first + np.arange(count) * settings["frame_step"] for _, first, count in made["videos"]])
     block = boxes.block((settings["h_block"], settings["w_block"]))
@@ -42,7 +42,7 @@ def load(folder, results):
 
 
 def frame_scores(losses, boxes, block, settings):
-    """Losses of one epoch (N, 1 or 2) -> the frames' scores before smoothing. block: (N,) of each of the Boxes."""
+    """Losses of one epoch (N, 1 or 2) -> the frames' scores before smoothing. block: (N,) of the Boxes."""
     z = np.empty_like(losses)
     for number in np.unique(block):
         rows = block == number
@@ -59,14 +59,14 @@ def on_abnormal(boxes, chosen, labels):
 
 
 def spread(training, last=6):
-    """Highest less lowest AUROC (the run's smoothing, none) over the last kept epochs: (2,), or None if fewer were kept."""
+    """Highest minus lowest AUROC (with the run's smoothing, without) over the last saved epochs: (2,), None if too few."""
     return np.ptp(training.aurocs[-last:], axis=0) if len(training.aurocs) >= last else None
 
 
 def dropped(weights, abnormal):
-    """How much weight refinement took away: its share of all weight, and what share of it lay on abnormal frames.
+    """How much weight refinement dropped: as a share of all weight, and which share of it was on abnormal frames.
 
-    weights: (N,) of one epoch. The second is NaN where nothing was dropped.
+    weights: (N,) of one epoch. The second is NaN if nothing was dropped.
     """
     lost = 1 - np.asarray(weights, np.float64)
     total = lost.sum()
@@ -74,7 +74,7 @@ def dropped(weights, abnormal):
 
 
 def table(training):
-    """A row per epoch; what was not kept for an epoch is "".
+    """One row per epoch; what was not saved for an epoch is "".
 
     normality_advantage: mean raw loss of the cubes on abnormal frames over that of the others (paper, section 3.2).
     """

@@ -13,7 +13,7 @@ COLUMNS = ("video", "first_frame", "last_frame", "peak_frame", "peak_score", "x1
 
 
 def curve(frame_scores, spans, window_size):
-    """The scores that events and pictures use: averaged over window_size frames, each video by itself.
+    """The scores that events and pictures use: averaged over window_size frames within each video.
 
     Unlike the official moving average, the window ends where the video ends, and a frame without boxes counts as 0 (the
     average training cube) instead of -20, so that one missed box does not split an event.
@@ -24,12 +24,12 @@ def curve(frame_scores, spans, window_size):
 
 
 def threshold(scores, z, share):
-    """The score that an event exceeds: z, or with share > 0 the score that this share of all frames exceeds."""
+    """The score that events must exceed: z, or with share > 0 the score that this share of all frames exceeds."""
     return float(np.quantile(scores, 1 - share)) if share > 0 else float(z)
 
 
 def runs(flags, spans, gap=0):
-    """The stretches of True within each video, as one where fewer than `gap` frames lie between: list of (start, stop)."""
+    """The stretches of True within each video, merged if fewer than `gap` frames apart: list of (start, stop)."""
     found = []
     for start, stop in spans:
         edges = start + np.flatnonzero(np.diff(np.pad(flags[start:stop].astype(np.int8), 1)))
@@ -46,16 +46,16 @@ def highest_rows(box_scores, boxes, numbers):
     """
     frame, order = boxes[:, 0].astype(np.int64), np.argsort(box_scores, kind="stable")
     rows = np.full(max(frame.max(initial=0), np.max(numbers)) + 1, -1)
-    rows[frame[order]] = order  # of equal indices the last, highest one stays
+    rows[frame[order]] = order  # for equal indices the last one, the highest, stays
     return rows[numbers]
 
 
 def find(scores, limit, gap, rows, boxes, spans):
-    """The events in order: where the averaged scores are above the limit, with gaps of fewer than `gap` frames closed.
+    """The events in order: where the averaged scores are above the limit; gaps of fewer than `gap` frames are closed.
 
     scores: (S,) from `curve`; rows: (S,) from `highest_rows`; boxes: (N, 5); spans: (start, stop) of each video in S.
     Returns dicts of start, stop (indices into S), video (position), peak (index of the highest averaged score), score (there)
-    and box (x1 y1 x2 y2, the highest of the peak's frame, or of the nearest frame in the event that has one; or None).
+    and box (x1 y1 x2 y2, the highest of the peak's frame, else of the nearest frame in the event that has one, else None).
     """
     found = []
     for video, span in enumerate(spans):
@@ -68,14 +68,14 @@ def find(scores, limit, gap, rows, boxes, spans):
 
 
 def of_run(frame_scores, box_scores, boxes, dataset, window_size):
-    """What events are found from: `curve` (S,), `highest_rows` (S,), and a function of a threshold that gives them (`find`)."""
+    """`curve` (S,), `highest_rows` (S,), and a function that finds the events above a threshold (`find`)."""
     scores = curve(frame_scores, dataset.spans, window_size)
     rows = highest_rows(box_scores, boxes, dataset.chosen)
     return scores, rows, lambda limit: find(scores, limit, window_size, rows, boxes, dataset.spans)
 
 
 def around(found, span, rest):
-    """(start, stop) of a video's events with up to `rest` frames on both sides, at most half way to the next event."""
+    """(start, stop) of a video's events with up to `rest` more frames on each side, at most half way to the next event."""
     cuts = [span[0], *((a["stop"] + b["start"]) // 2 for a, b in itertools.pairwise(found)), span[1]]
     return [(max(low, event["start"] - rest), min(high, event["stop"] + rest))
             for event, low, high in zip(found, cuts, cuts[1:])]
@@ -88,7 +88,7 @@ def clock(seconds):
 
 
 def row(event, dataset):
-    """An event's line in events.csv: frames from 1 within their video, seconds and h:m:s from 0 where they are known."""
+    """An event's line in events.csv: frames from 1 within their video, seconds and h:m:s from 0 if known."""
     video, start = dataset.videos[event["video"]], dataset.spans[event["video"]][0]
     shown = times(video)
     first, last, peak = (video.chosen[i - start] + 1 for i in (event["start"], event["stop"] - 1, event["peak"]))

@@ -1,4 +1,4 @@
-"""From the runs of an experiment to its table."""
+"""Makes an experiment's table from its runs."""
 
 import numpy as np
 
@@ -8,10 +8,10 @@ AUROC, MORE, SPREAD = "AUROC", "less the first row", "spread"
 
 
 def measured(run, first=None):
-    """The figures of a run in %, to be kept: its AUROC with the 95% interval over videos, and what it is above `first`.
+    """The figures of a run in %: its AUROC with the 95% interval over videos, and its difference to `first`.
 
-    run, first: dicts of data and results (folders) and seconds; `measured` adds what `first` needs. Without labels of both
-    classes there are the seconds alone.
+    run, first: dicts of data and results (folders) and seconds; `measured` adds what a `first` needs. Without labels of both
+    classes there are only the seconds.
     """
     figures = {"seconds": round(run["seconds"])}
     if run["metrics"]["auroc"] is None:
@@ -32,10 +32,10 @@ def measured(run, first=None):
 
 
 def table(runs, cited):
-    """The rows of a table, dicts of text, from runs: dicts of row (its settings by the grid), seed and what `measured` gives,
+    """The rows of a table, dicts of text, from runs: dicts of row (its settings by the grid), seed and what `measured` returns,
     or state, why there is none. cited: a row's values -> a figure from the literature.
 
-    Means over the seeds, the AUROC with its standard deviation; ends of intervals are means over the seeds too.
+    Figures are means over seeds, the AUROC with its standard deviation; interval ends are means too.
     """
     rows = {}
     for run in runs:
@@ -67,7 +67,7 @@ def summary(runs):
 
 
 def markdown(columns, rows):
-    """A table as lines of Markdown. columns: names; rows: lists of text and numbers, None for nothing."""
+    """A table as lines of Markdown. columns: names; rows: lists of text and numbers, None for an empty cell."""
     def line(cells):
         return "| " + " | ".join(f"{cell:.2f}" if isinstance(cell, float) else f"{cell:,}" if isinstance(cell, int) else
                                  str(cell or "") for cell in cells) + " |"

@@ -1,4 +1,4 @@
-"""The pictures of a result, as PNG files: no window is opened."""
+"""The pictures of a result, as PNG files; no window opens."""
 
 import warnings
 
@@ -13,17 +13,17 @@ from utils.files import whole
 
 BLUE, RED, GREY = "#1f5fa8", "#d1495b", "#8a8f98"
 FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "Microsoft YaHei", "Malgun Gothic",
-         "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Arial Unicode MS")  # the first with a letter draws it
+         "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Arial Unicode MS")  # in order of preference for each letter
 matplotlib.rcParams["font.family"] = [name for name in FONTS if name in get_font_names()]
 
 
 def save(figure, path):
-    """Writes a figure as PNG, whole or not at all. Says so where no installed font has all letters of a name."""
+    """Writes a figure as PNG, whole or not at all. Prints a note if no installed font has all letters of a name."""
     with warnings.catch_warnings(record=True) as caught, whole(path) as file:
         warnings.filterwarnings("always", "Glyph")
         figure.savefig(file, format="png", dpi=130, bbox_inches="tight")
     if any(str(warning.message).startswith("Glyph") for warning in caught):
-        print(f"note: {path}: no installed font has all letters of the names; install one, such as Noto Sans CJK")
+        print(f"note: {path}: no installed font has all letters of the names: install one, such as Noto Sans CJK")
 
 
 def roc(scores, labels, title):
@@ -69,7 +69,7 @@ def timeline(scores, labels, starts, names, title):
 
 
 def training(rows, losses, abnormal):
-    """What a training did, epoch by epoch, against the labels.
+    """A training, epoch by epoch, compared with the labels.
 
     rows: of `epochs.table`; losses: (N,) raw losses after the last kept epoch, or None; abnormal: (N,) bool.
     """
@@ -101,7 +101,7 @@ def training(rows, losses, abnormal):
 def cube_sheet(raw, scores, boxes, names, title, count=8):
     """The highest (left) and lowest (right) scored cubes, each with its T frames in a row.
 
-    raw: (N, 3T, P, P) uint8, with scores (N,) and utils.boxes.Boxes; names: of the videos; count: cubes on a side at most.
+    raw: (N, 3T, P, P) uint8, with scores (N,) and utils.boxes.Boxes; names: of the videos; count: cubes per side at most.
     """
     order = np.argsort(scores, kind="stable")
     shown = np.stack([in_turn(rows, boxes.video, count) for rows in (order[::-1], order)])  # (2, k) rows
@@ -123,7 +123,7 @@ def cube_sheet(raw, scores, boxes, names, title, count=8):
 
 
 def in_turn(rows, group, count):
-    """The first `count` rows, taken from the groups in turn: else one object would fill the sheet. group: (N,) of each row."""
+    """The first `count` rows, taken from the groups in turn, else one object would fill the sheet. group: (N,) of each row."""
     group, by_group = group[rows], np.argsort(group[rows], kind="stable")
     turn = np.empty(len(rows), np.int64)  # how many rows of the same group come before
     turn[by_group] = np.arange(len(rows)) - np.searchsorted(group[by_group], group[by_group])

@@ -1,4 +1,4 @@
-"""One set of frame scores, many figures: the evaluation protocols of the field, an entry of PROTOCOLS each."""
+"""One set of frame scores, many figures: the evaluation protocols of the field, one entry of PROTOCOLS each."""
 
 import sys
 from typing import NamedTuple
@@ -11,32 +11,32 @@ from utils.evaluation import bootstrap
 
 
 class Protocol(NamedTuple):
-    """How frame scores become a figure; what is done is done in the order of the fields."""
+    """How frame scores become a figure; the steps are applied in the order of the fields."""
 
     name: str
     used_by: str
-    source: str  # where that is known from; "code": of that repository, read
+    source: str  # how that is known; "code": by reading that repository
     empty: str = "kept"  # score of frames without boxes: -20 (kept), of a box without error (zero), the lowest (all, video)
     left_out: int = 0  # frames at the start of each video
-    scale: str = ""  # to 0..1 before smoothing: each video, or all frames together unless they lie there already (all)
-    smoothing: tuple = ("across", 1)  # kind and numbers, of SMOOTHINGS within each video; None: the run's window
+    scale: str = ""  # to 0..1 before smoothing: each video, or all frames together unless already in 0..1 (all)
+    smoothing: tuple = ("across", 1)  # kind and numbers, see SMOOTHINGS, within each video; None: the run's window
     rescale: str = ""  # to 0..1 after smoothing
-    testing: bool = False  # the testing videos alone
+    testing: bool = False  # only the testing videos
     micro: bool = True  # all frames in one ROC curve
-    pads: tuple = None  # macro, the mean of the testing videos' AUROCs: (), of those with both classes; (low,), a normal frame
-    # in front where a video has none; (low, high), a normal frame in front and an abnormal one behind every video
+    pads: tuple = None  # macro, the mean of the testing videos' AUROCs: (), of those with both classes; (low,), with a normal
+    # frame before videos that have none; (low, high), with a normal frame before and an abnormal one after each
 
 
 def gaussians(scores, *sigmas):
-    """Gaussians one after another, the video mirrored beyond its ends."""
+    """Gaussians one after another, with the video mirrored beyond its ends."""
     for sigma in sigmas:
         scores = gaussian_filter1d(scores, sigma)
     return scores
 
 
 def off_centre(scores, size, sigma, beyond):
-    """A Gaussian around the frame before, of `size` weights that do not add up to 1; beyond the ends zeros, or as many frames
-    of the end again.
+    """A Gaussian around the previous frame, with `size` weights that do not sum to 1; beyond the ends zeros, or the frames
+    at that end again.
     """
     half = size // 2
     ends = (scores, scores[::-1]) if beyond == "again" else ([0], [0])
@@ -84,11 +84,11 @@ PROTOCOLS = (
              "smoothing not known", smoothing=("across", None), rescale="all", micro=False, pads=(0, 1)),
 )
 BRIEF = ("micro, no smoothing", "micro, this run's smoothing, testing frames alone", "micro, average of 10 within videos",
-         "macro, as CKNN (videos scaled, Gaussian of 5)")  # what test.py prints beside the official row
+         "macro, as CKNN (videos scaled, Gaussian of 5)")  # what test.py prints besides the official row
 
 
 def filled(scores, fill=None):
-    """With another score for frames without boxes, None for the others' lowest; unchanged where all or none have boxes."""
+    """Scores with `fill` for frames without boxes, None for the others' lowest; unchanged if all or none have boxes."""
     empty = scores == metrics.NO_BOX
     if empty.all() or not empty.any():
         return scores
@@ -96,18 +96,18 @@ def filled(scores, fill=None):
 
 
 def scaled(scores):
-    """Brought to 0..1; equal scores to 0."""
+    """Scaled to 0..1; equal scores to 0."""
     return (scores - scores.min()) / (np.ptp(scores) or 1)
 
 
 def rescaled(frames, way):
-    """The frames with their scores brought to 0..1, see Protocol.scale."""
+    """The frames with their scores scaled to 0..1, see Protocol.scale."""
     inside = way != "all" or not len(frames.scores) or 0 <= frames.scores.min() <= frames.scores.max() <= 1
     return frames.map(scaled) if way == "video" else frames if inside else frames._replace(scores=scaled(frames.scores))
 
 
 def applied(protocol, frames, window_size):
-    """The frames that a protocol computes figures from, with their scores as it wants them."""
+    """The frames from which a protocol computes figures, with scores prepared as it requires."""
     if protocol.empty in ("all", "zero"):
         frames = frames._replace(scores=filled(frames.scores, frames.zero if protocol.empty == "zero" else None))
     frames = frames.map(filled) if protocol.empty == "video" else frames
@@ -129,12 +129,12 @@ def official(frames, window_size):
 
 
 def testing_alone(frames):
-    """The frames of the testing videos, or all where there are none."""
+    """The frames of the testing videos, or all if there are none."""
     return frames.only(np.repeat(frames.testing, frames.counts)) if frames.testing.any() else frames
 
 
 def video_aurocs(frames, pads=()):
-    """AUROC of each video by itself, (V,), NaN where a video has none. pads: see Protocol."""
+    """AUROC of each video, (V,), NaN where a video has none. pads: see Protocol."""
     found = []
     for scores, labels in zip(frames.split(frames.scores), frames.split(frames.labels)):
         if len(pads) == 2 or pads and labels.all():
@@ -144,7 +144,7 @@ def video_aurocs(frames, pads=()):
 
 
 def of_run(frames, window_size):
-    """The protocols that say something of these frames, that of the run's settings (official) first."""
+    """The protocols that apply to these frames, that of the run's settings (official) first."""
     first = PROTOCOLS[window_size == 1]
     if window_size not in (1, 10):
         first = first._replace(name=f"average of {window_size} across videos", smoothing=("across", window_size))
@@ -156,9 +156,9 @@ def of_run(frames, window_size):
 def table(frames, window_size, times=bootstrap.TIMES):
     """The figures of all protocols: a list of dicts, the official one first and marked, micro before macro.
 
-    Keys: name, official, auroc; low, high: the ends of its 95% interval over videos (NaN where it has none); in micro rows
-    eer, eer_low, ..., average_precision, ..., pr_auc as `metrics.evaluate` defines them (the official EER in the official
-    row alone); in macro rows videos: how many have an AUROC of their own.
+    Keys: name, official, auroc; low, high: the ends of its 95% interval over videos (NaN if it has none); in micro rows
+    eer, eer_low, ..., average_precision, ..., pr_auc as `metrics.evaluate` defines them (the official EER only in the
+    official row); in macro rows videos: how many have an AUROC.
     """
     micro, macro = [], []
     for protocol in of_run(frames, window_size):
@@ -167,7 +167,7 @@ def table(frames, window_size, times=bootstrap.TIMES):
         if protocol.micro:
             ready = alone if protocol.testing else ready
             figures = metrics.evaluate(ready.scores, ready.labels, official=not micro)
-            if figures["auroc"] is not None:  # what a protocol leaves out can leave one class alone
+            if figures["auroc"] is not None:  # after leaving frames out, one class may remain
                 drawn = bootstrap.resamples(len(ready.counts), times)
                 many = bootstrap.resampled_figures(ready.scores, ready.labels, ready.video, drawn)
                 micro.append(_row(f"micro, {protocol.name}", not micro, figures, many.T, len(ready.counts)))
@@ -193,7 +193,7 @@ def figure(row, key="auroc", prefix=""):
 
 
 def lines(rows, brief=False):
-    """The table as text, the official row marked; brief: that and the rows of BRIEF alone."""
+    """The table as text, the official row marked; brief: only that and the rows of BRIEF."""
     rows = [row for row in rows if not brief or row["official"] or row["name"] in BRIEF]
     width = max(len(row["name"]) for row in rows)
     yield f"{'':{width}}    AUROC [95% over videos]     EER       AP   PR-AUC"

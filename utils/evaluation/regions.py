@@ -1,4 +1,4 @@
-"""Where and which: region-based and track-based detection (RBDC, TBDC), from unsmoothed box scores.
+"""Region-based and track-based detection (RBDC, TBDC), from unsmoothed box scores.
 
 Street Scene: A New Dataset and Evaluation Protocol for Video Anomaly Detection, Ramachandra and Jones, WACV 2020.
 """
@@ -13,7 +13,7 @@ from utils import text
 from utils.errors import UserError
 from utils.evaluation import bootstrap
 
-BETA = 0.1  # a detection meets a region if their IoU is at least this
+BETA = 0.1  # a detection matches a region if their IoU is at least this
 ALPHA = 0.1  # a track is detected if at least this share of its regions is
 
 
@@ -25,8 +25,8 @@ class Regions(NamedTuple):
 
 
 def joined(parts, firsts):
-    """Regions of several videos. parts: of each video (n, 6) rows of track, frame from 0, x1, y1, x2, y2; firsts: number of
-    each video's first frame.
+    """Regions of several videos. parts: per video (n, 6) rows of track, frame from 0, x1, y1, x2, y2; firsts: the number
+    of each video's first frame.
     """
     video, rows = np.repeat(np.arange(len(parts)), [len(part) for part in parts]), np.concatenate(parts)
     track = np.unique(np.column_stack([video, rows[:, 0]]), axis=0, return_inverse=True)[1].ravel()
@@ -34,36 +34,36 @@ def joined(parts, firsts):
 
 
 def read_tracks(path, frames):
-    """(n, 6) regions of a video of so many frames from a file with lines of track, frame (from 0), x1, y1, x2, y2.
+    """(n, 6) regions of a video with `frames` frames, from a file with lines of track, frame (from 0), x1, y1, x2, y2.
 
-    Numbers stand between commas or blanks; a video without anomalies has an empty file. Of lines with the same track and
+    Numbers are separated by commas or blanks; a video without anomalies has an empty file. If lines have the same track and
     frame the last one counts, as in the code of the ShanghaiTech annotations.
-    Raises UserError where the file is missing, or names the line that is no such region.
+    Raises UserError if the file is missing or a line is not such a region.
     """
     if not path.is_file():
-        raise UserError(f"{path}: not there; every testing video needs its file of tracks (empty if it has none)")
+        raise UserError(f"{path}: no such file: every testing video needs a file of tracks (empty if it has none)")
     lines, found = text.rows(path), {}
     for line, cells in lines:
         try:
             track, frame, x1, y1, x2, y2 = map(float, cells)
         except ValueError:
-            track = frame = np.nan  # no region
+            track = frame = np.nan  # not a region
         if not (track % 1 == frame % 1 == 0 and x1 <= x2 < np.inf and y1 <= y2 < np.inf):
             raise UserError(f"{path}: line {line} is {' '.join(cells)}: must be six numbers: track, frame (from 0), x1, y1, "
                             "x2, y2, with x1 <= x2 and y1 <= y2")
         if not 0 <= frame < frames:
-            raise UserError(f"{path}: line {line} names frames outside 0 to {frames - 1} of the video")
+            raise UserError(f"{path}: line {line}: the frame must be 0 to {frames - 1}")
         found[track, frame] = (track, frame, x1, y1, x2, y2)
     if len(found) < len(lines):
-        print(f"note: {path}: a track twice in a frame: {len(lines) - len(found)} times; the last line counts")
+        print(f"note: {path}: {len(lines) - len(found)} lines repeat a track in the same frame; the last line counts")
     return np.array(list(found.values())).reshape(-1, 6)
 
 
 def from_masks(masks):
-    """(n, 6) regions of a video as `read_tracks` gives them, from its pixel masks: connected parts. A part that overlaps one
-    of the frame before, and that most of all, continues its track. Not the published tracks.
+    """(n, 6) regions of a video, as from `read_tracks`, from its pixel masks: connected parts. A part continues the track of
+    the part in the previous frame that it overlaps most. These are not the published tracks.
 
-    masks: of (H, W), nonzero where abnormal, frame by frame.
+    masks: (H, W) per frame, nonzero where abnormal.
     """
     found, before, tracks = [np.empty((0, 6))], 0, 0  # before: the track of each pixel one frame ago
     for frame, mask in enumerate(masks):
@@ -84,7 +84,7 @@ def from_masks(masks):
 
 
 def overlaps(detections, regions):
-    """All pairs of a detection and a region in the same frame: their rows in both, and their IoU.
+    """All pairs of a detection and a region in the same frame: their rows, and their IoU.
 
     detections: (N, 5), regions: (M, 5) frame x1 y1 x2 y2, detections sorted by frame; areas with +1 on both sides.
     """
@@ -102,14 +102,14 @@ def evaluate(detections, scores, regions, counts, times=bootstrap.TIMES):
     """RBDC and TBDC with their 95% intervals over videos.
 
     detections: (N, 5) frame x1 y1 x2 y2, sorted by frame; scores: (N,); regions: Regions; counts: (V,) frames of each
-    testing video, whose frames are numbered from 0 through all of them. A region is detected at a threshold if any
-    detection of at least that score meets it; a detection that meets no region is a false positive. The curve is the share
+    testing video; frames are numbered from 0 across all of them. A region is detected at a threshold if a detection
+    with at least that score matches it; a detection that matches no region is a false positive. The curve is the share
     of regions (tracks) detected against false positives per frame; its area is taken from 0 to 1, extended flat. Detections
-    of equal score pass a threshold together (in the original one after another, so that their order matters).
+    with equal scores pass a threshold together (in the original one after another, so that their order matters).
     Returns {"rbdc", "rbdc_low", "rbdc_high", "tbdc", ...}. Raises UserError if there are no regions.
     """
     if not len(regions.boxes):
-        raise UserError("there are no true regions, so there is no RBDC or TBDC")
+        raise UserError("there are no true regions, so RBDC and TBDC are undefined")
     detection, region, iou = overlaps(detections, regions.boxes)
     meets = iou >= BETA
     found_at = np.full(len(regions.boxes), -np.inf)  # the highest threshold at which a region is detected
@@ -129,7 +129,7 @@ def evaluate(detections, scores, regions, counts, times=bootstrap.TIMES):
 
 
 def of_tracks(found_at, track):
-    """The highest threshold at which each track is detected, (tracks,), and a region of each."""
+    """The highest threshold at which each track is detected, (tracks,), and one region of each."""
     order = np.lexsort((-found_at, track))
     _, first, counts = np.unique(track[order], return_index=True, return_counts=True)
     needed = np.ceil(ALPHA * counts - 1e-9).astype(int)
@@ -149,6 +149,6 @@ def areas(false_scores, hits, video_of_false, video_of_hits, counts, drawn):
     of_all = drawn @ np.bincount(np.broadcast_to(video_of_hits, len(hits)), minlength=drawn.shape[1])
     with np.errstate(invalid="ignore", divide="ignore"):
         x, y = curves[0] / (drawn @ counts)[:, None], curves[1] / of_all[:, None]
-        inside = np.nan_to_num(np.diff(np.minimum(x, 1)) / np.diff(x))  # the part of each step that lies left of 1
+        inside = np.nan_to_num(np.diff(np.minimum(x, 1)) / np.diff(x))  # the part of each step left of 1
     x = np.minimum(x, 1)
     return np.sum(np.diff(x) * (y[:, :-1] + inside * np.diff(y) / 2), axis=1) + (1 - x[:, -1]) * y[:, -1]

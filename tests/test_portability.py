@@ -433,6 +433,49 @@ def test_weights_of_a_few_bytes_that_stand_for_many(tmp_path):
         files.load_torch(tmp_path / "b.pt")
 
 
+def test_an_archive_of_a_few_bytes_that_stands_for_many(tmp_path, monkeypatch):
+    from utils.evaluation import inputs
+
+    np.savez_compressed(tmp_path / "a.npz", v=np.zeros(1 << 20, np.uint8))
+    assert (tmp_path / "a.npz").stat().st_size < 1e4 and list(inputs.listed(tmp_path / "a.npz")) == ["v"]
+    monkeypatch.setattr(inputs, "MOST", 1 << 20)
+    with pytest.raises(UserError, match="a.npz: not a whole .npz file .*come to more than"):
+        inputs.listed(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("name", ["labels.npy", "frame_scores.npy", "metrics.json"])
+def test_figures_of_damaged_scores(copy, name):
+    path = Path("results/UCSDped2/test", name)
+    path.write_text("null") if name.endswith("json") else np.save(path, np.load(path)[:-1])
+    done = run_script("tools.evaluate", "UCSDped2", "test", rc=2)
+    assert name in done.stderr and "run test.py again" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("script, words, content, message", [
+    ("tools.run_experiments", ["a.cfg"], "[experiment]\nseeds = " + "9" * 5000, "must be numbers such as"),
+    ("tools.run_experiments", ["a.cfg", "--epochs", "../../x"], "", "--epochs ../../x"),
+    ("tools.run_experiments", ["a.cfg"], "[grid]\n" + "\n".join(
+        f"{key} = {','.join('123456789')}" for key in ("epochs", "seed", "h_block", "w_block", "min_area")), "10,000 rows"),
+    ("tools.results", ["a.cfg"], "null", "a.cfg: is no record of an experiment"),
+    ("tools.report", ["UCSDped2", "test", "--megabytes", "9" * 5000], "", "at most 1,000,000"),
+    ("tools.convert", ["boxes", "a.json", "b.npy", "--dataset_name", "UCSDped2"], '{"images": [{"id": 1, "file_name": '
+     '"Test/Test001/001.tif"}], "annotations": [{"image_id": 1, "bbox": [1, 2, 3, ' + "9" * 4000 + "]}]}", "not a COCO file"),
+], ids=["seeds", "epochs", "grid", "record", "megabytes", "box"])
+def test_words_and_numbers_beyond_all_bounds(copy, script, words, content, message):
+    for name in ("a.cfg", "a.json"):
+        Path(name).write_text(content)
+    done = run_script(script, *words, rc=2)
+    assert message in done.stderr and done.stderr.count("error:") == 1 and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["../outside.npy", "/outside.npy", "a/b.npy"])
+def test_a_record_whose_outputs_lie_elsewhere_is_none(tmp_path, name):
+    """Old outputs are removed when a stage runs again."""
+    record.write(tmp_path / "test.json", {**record.wanted("test", {}, {}), "outputs": {name: {"bytes": 1}}})
+    with pytest.raises(UserError, match="damaged"):
+        record.load(tmp_path / "test.json")
+
+
 def test_tables_of_endless_lines(tmp_path, monkeypatch):
     from utils import labels, text
 

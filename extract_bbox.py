@@ -168,7 +168,7 @@ def boxes_of_video(cfg, video, found, tick):
 
 
 def pairs_of(cfg, video):
-    """For each chosen frame the two grey frames (H, W) of its flow, if the noise gate needs them."""
+    """For each chosen frame, grey, it and the next one (H, W), or the last two, if the noise gate needs them."""
     if cfg.noise_gate == "off" or cfg.boxes_from:
         return itertools.repeat(None)
     pairs = [[t, t + 1] if t + 1 < len(video) else [max(t - 1, 0), t] for t in video.chosen]

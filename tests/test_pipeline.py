@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -309,3 +310,16 @@ def test_a_stage_is_replaced_by_writing_its_file(copy):
     run_script("extract_bbox.py", "--dataset_name", "UCSDped2")
     other = run_script("extract_stc.py", "--dataset_name", "UCSDped2", rc=2)
     assert "for other input than the present one" in other.stderr
+
+
+def test_code_that_has_changed_since_is_said_with_the_way_to_rebuild(copy, monkeypatch):
+    assert "code has changed" not in run_script("train.py", "--dataset_name", "UCSDped2", *SMALL, "--score_every", "1").stdout
+    monkeypatch.setattr(record, "code", lambda: "other")
+    for script, words in list(STAGES.items())[1:]:
+        words = ["--dataset_name", "UCSDped2", *words, *["--score_every", "1"] * (script == "train.py")]
+        said = run_script(script, *words).stdout
+        folder, names = re.search(r"(\S+): \w+ are done .*; the code has changed since: to rebuild, remove (.*)", said).groups()
+        for name in names.split(", "):
+            Path(folder, name).unlink()
+        done = run_script(script, *words).stdout
+        assert "are done" not in done and "yours" not in done and Path(folder, names.split(", ")[0]).is_file()

@@ -20,7 +20,7 @@ from utils import files, ranks
 from utils.config import stage_settings
 from utils.errors import UserError
 from utils.locks import locked
-from utils.run import Clock, versions
+from utils.run import Clock, code, versions
 from utils.settings import END
 
 SCRIPTS = {"flow": "calc_optical_flow.py", "boxes": "extract_bbox.py", "cubes": "extract_stc.py", "train": "train.py",
@@ -85,7 +85,12 @@ class Stage:
         if changed:
             return "outdated", f"outdated: {changed}; rebuilding"
         return "done", (f"yours: made without this suite; to make them with it, remove {self.path.name} and {given}" if given
-                        else "done with the same settings and input")
+                        else f"done with the same settings and input{self._by_other_code()}")
+
+    def _by_other_code(self):
+        if self.old["versions"].get("code") == code():
+            return ""
+        return f"; the code has changed since: to rebuild, remove {', '.join([self.path.name, *self.old['outputs']])}"
 
     def file(self, name):
         """Where to write an output."""

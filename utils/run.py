@@ -214,15 +214,20 @@ def progress(total, unit, what):
 
 
 @functools.cache
+def code():
+    """A hash of the suite's own sources."""
+    folders = (".", "utils", "utils/evaluation", "models", "fore_det", "FlowNet2_src")
+    sources = sorted(path for folder in folders for path in SUITE.glob(f"{folder}/*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+
+
+@functools.cache
 def versions():
     """Versions of this code, Python and packages, the processor, and the GPU if there is one, for the record.
 
-    code: a hash of the suite's own sources; git: what `git describe` says, if available ("-dirty": with changes).
+    code: see `code`; git: what `git describe` says, if available ("-dirty": with changes).
     """
-    folders = (".", "utils", "utils/evaluation", "models", "fore_det", "FlowNet2_src")
-    sources = sorted(path for folder in folders for path in SUITE.glob(f"{folder}/*.py"))
-    found = {"code": hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16],
-             "python": platform.python_version()}
+    found = {"code": code(), "python": platform.python_version()}
     found["processor"] = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):
         with open("/proc/cpuinfo", encoding="utf-8") as lines:

@@ -47,7 +47,7 @@ def main():
     if not stage.is_done():
         boxes = Boxes.load(stage.folder)
         cubes = Cubes(stage.folder, cfg.use_flow, device, stage.read[stage.folder / "cubes.json"])
-        with stage.writing(stages.train_room(cfg, len(cubes), network_of(cfg, cubes))) as facts:
+        with stage.writing(stages.train_room(cfg, len(cubes), build_network(cfg, cubes))) as facts:
             facts |= train(cfg, stage, cubes, boxes)
         print(f"wrote {', '.join(facts.get('models', ()))} in {stage.folder}: {facts['seconds']:,.0f} s")
     print_next("test.py", cfg)
@@ -78,7 +78,7 @@ def train_block(cfg, stage, cubes):
     state, note = resumed(stage, path.name, ending)
     print(note, end="\n" * bool(note))
     torch.manual_seed(cubes.seed_of(0))
-    model = network_of(cfg, cubes.all).to(cubes.all.device, memory_format=torch.channels_last)
+    model = build_network(cfg, cubes.all).to(cubes.all.device, memory_format=torch.channels_last)
     state = state or Training.of(stage, cubes.place, (cfg.h_block, cfg.w_block), model.args)
     if not state.finished:
         autocast = precision_of(cfg.precision, cubes.all.device, training=True)
@@ -89,14 +89,14 @@ def train_block(cfg, stage, cubes):
     return state
 
 
-def network_of(cfg, cubes):
+def build_network(cfg, cubes):
     """A new network that takes these cubes."""
     return ReconCAE(cfg.num_feature_root, cubes.frames, cfg.use_flow, cubes.flow_frames)
 
 
 def train_epochs(cfg, model, cubes, state, ending, autocast, path):
     """Trains a network from the epoch in `state` to the last one, and saves `state` after each."""
-    clock, network = Clock(state.seconds), ranks.network_of(model, cfg.sync_bn)
+    clock, network = Clock(state.seconds), ranks.distributed(model, cfg.sync_bn)
     optimizer = torch.optim.Adam(network.parameters(), lr=cfg.lr)
     state.restore(model, optimizer)
     with progress(cfg.epochs * len(cubes), "cube", "block {},{}".format(*cubes.place)) as bar:
@@ -114,7 +114,7 @@ def train_epochs(cfg, model, cubes, state, ending, autocast, path):
 def train_epoch(network, optimizer, batches, epoch, step, autocast, cfg, tick=lambda count: None):
     """One pass over the batches (utils.cubes.Batch); epoch counts from 0, step counts batches since warm-up.
 
-    network: a ReconCAE, or what `ranks.network_of` makes of it. Each process has a part of each batch, but weights come from
+    network: a ReconCAE, or what `ranks.distributed` makes of it. Each process has a part of each batch, but weights come from
     the scores of the whole batch. Returns the epoch's statistics, the cubes' weights (n,) in batch order, and step.
     """
     model, log = getattr(network, "module", network), EpochLog(tick)

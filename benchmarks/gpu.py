@@ -95,7 +95,7 @@ def batches_of(size, layout, device):
 def training(size, word, layout, device):
     """An epoch as train.py does it, and its floor: forward, backward and step without self-paced weights."""
     torch.manual_seed(0)
-    network = ranks.network_of(ReconCAE(size.width, 5, True).to(device, memory_format=layout))
+    network = ranks.distributed(ReconCAE(size.width, 5, True).to(device, memory_format=layout))
     optimizer, autocast = torch.optim.Adam(network.parameters()), precision_of(word, device)
     batches, plain = batches_of(size, layout, device), SimpleNamespace(**{**vars(CFG), "sp_mode": "none"})
     if ranks.WORLD > 1:  # the same number of epochs on each process

@@ -53,7 +53,7 @@ with pretended(count=4):
         torch.manual_seed(0)
         given.clear()
         model = ReconCAE(4, 5).to(device)
-        network = ranks.network_of(model, sync_bn)
+        network = ranks.distributed(model, sync_bn)
         raw = torch.rand(9, 15, 16, 16).to(device)
         parts = [Batch(rows[ranks.own_part(len(rows))], None, len(rows)) for rows in raw.split(8)]
         train_epoch(network, torch.optim.Adam(network.parameters()), parts, 0, 0, contextlib.nullcontext(), cfg)

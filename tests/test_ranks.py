@@ -85,7 +85,7 @@ for part in model.modules():
     if isinstance(part, nn.BatchNorm2d):
         part.train = lambda mode=True, part=part: nn.Module.train(part, False)  # frozen
 cfg = SimpleNamespace(sp_mode="mixture", shrink_rate=0.05, warmup_epoch=1, lambda_raw=1.0, lambda_of=1.0)
-network = ranks.network_of(model)
+network = ranks.distributed(model)
 optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
 rng, step, weights = np.random.default_rng(0), 0, []
 raw, flow = (torch.from_numpy(rng.random((25, channels, 16, 16))) for channels in (15, 10))

@@ -16,7 +16,7 @@ RAW = Path("raw_datasets")
 IMAGES = {".tif", ".tiff", ".jpg", ".jpeg", ".png", ".bmp"}
 VIDEOS = {".avi", ".mp4", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".webm", ".flv", ".3gp", ".ts", ".mts", ".m2ts",
           ".ogv", ".vob", ".asf", ".h264", ".264", ".hevc", ".h265", ".265", ".mjpeg", ".gif"}
-MASKS = re.compile(r"(.*[ _.-])?(gt|masks?|annotations?|labels?|ground_?truth)", re.IGNORECASE)  # folders beside videos
+MASK_NAME = re.compile(r"(.*[ _.-])?(gt|masks?|annotations?|labels?|ground_?truth)", re.IGNORECASE)  # folders beside videos
 
 
 class Layout(NamedTuple):
@@ -187,7 +187,7 @@ def _videos(root, alternatives, layout, testing, notes):
             if dead := [e for e in entries if e.is_symlink() and not e.exists()]:
                 raise UserError(f"{dead[0]}: links to {os.readlink(dead[0])}, which does not exist: restore it, or remove "
                                 "the link")
-            videos = [v for e in entries if re.fullmatch(layout.pattern, e.stem, re.DOTALL) and not MASKS.fullmatch(e.stem)
+            videos = [v for e in entries if re.fullmatch(layout.pattern, e.stem, re.DOTALL) and not MASK_NAME.fullmatch(e.stem)
                       and (v := _video(e, testing))]
             if videos:
                 _require_names(videos)

@@ -91,7 +91,7 @@ def backward(loss):
     (loss * WORLD).backward()
 
 
-def network_of(model, sync_bn=False):
+def distributed(model, sync_bn=False):
     """The model for training: wrapped so that all ranks take the same step, on the mean of their gradients.
 
     Batch norm's statistics are each rank's own, as in the official DataParallel; with sync_bn those of the whole batch.

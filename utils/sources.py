@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils import films, frames
-from utils.datasets import IMAGES, MASKS, VIDEOS, Video, images_in
+from utils.datasets import IMAGES, MASK_NAME, VIDEOS, Video, images_in
 from utils.errors import UserError
 
 
@@ -54,7 +54,7 @@ def entries(given):
         return [given]
     inside = sorted((path for path in given.rglob("*")
                      if not any(part.startswith(".") for part in path.relative_to(given).parts)), key=natural)
-    masks = {path for path in inside if path.is_dir() and MASKS.fullmatch(path.name)}
+    masks = {path for path in inside if path.is_dir() and MASK_NAME.fullmatch(path.name)}
     if masks:
         print(f"note: {given}: ignored, because they look like masks: {', '.join(sorted(path.name for path in masks))}")
     return [path for path in (given, *inside) if not masks & {path, *path.parents}]

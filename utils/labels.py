@@ -27,13 +27,14 @@ def read_labels(dataset, sizes):
     labels = np.zeros(dataset.num_frames, bool)
     if not testing:
         return labels, "training videos are normal"
-    for reader in (READERS[dataset.labels], plain, one_vector, matlab_ranges, shanghaitech):  # the layout's own first
+    own, place = READERS[dataset.labels]
+    for reader in (own, plain, one_vector, matlab_ranges, shanghaitech):  # the layout's own first
         found, source = reader(RAW / dataset.name, dataset, testing)
         if found is not None:
             break
     else:
-        return None, (f"no labels: {READERS[dataset.labels].__doc__.partition(' ')[0]} of the layout {dataset.labels} was "
-                      f"found, nor labels.csv, frame_labels*.npy or a .mat file of ranges in {RAW / dataset.name}")
+        places = dict.fromkeys([place, "labels.csv", "frame_labels*.npy", "*.mat with ranges"])
+        return None, f"no labels: {RAW / dataset.name} has none of {', '.join(places)}"
     for (video, _), flags in zip(testing, found):
         if len(flags) != len(video):
             raise UserError(f"{video.path}: video {video.name} has {len(video)} frames, but {len(flags)} labels "
@@ -126,7 +127,9 @@ def _ranges_in(cell, path, name):
     return [Range(str(path), name, *pair) for pair in pairs.astype(int).tolist() if pair]
 
 
-READERS = {"ucsd": ucsd, "avenue": avenue, "shanghaitech": shanghaitech, "plain": plain}
+READERS = {  # layout -> its own reader, and the files that it reads
+    "ucsd": (ucsd, "Test/*_gt"), "avenue": (avenue, "ground_truth_demo/testing_label_mask/K_label.mat"),
+    "shanghaitech": (shanghaitech, "Testing/test_frame_mask/NAME.npy"), "plain": (plain, "labels.csv")}
 
 
 def _from_m(path, dataset, testing):

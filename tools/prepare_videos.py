@@ -24,6 +24,7 @@ The rule, from the smallest frame size (for the paper's datasets it gives their 
     h_block, w_block 1 x 1 at every size, as for three of the paper's four datasets: each block needs many cubes. If people
                      near the camera are several times as tall as those far away, try h_block = 4, as for UCSDped1
     use_flow         true: motion enhancement, which helps more with few videos than with many
+    w_raw, w_of      1, 1 without FlowNet2's weights: with TV-L1 flow the official 0.5, 1 was worse on all sets measured
     num_feature_root 16, batch_size 64, epochs 10, warmup_epoch 2, min_steps 1000, precision auto: if there are fewer than
                      10,000 frames. Epochs are added until the network has learned from 1,000 batches; on real small sets more
                      than that did not raise the AUROC (docs/RESULTS.md)
@@ -244,7 +245,7 @@ def rule(plans, noise, moved):
         f"detector = {objects}" + ("" if objects == "yolov3" else "      ; YOLOv3's weights are missing"),
         f"noise_gate = {'auto' if noise >= boxes.NOISY else 'off'}    ; found noise of up to {noise:.1f} grey levels",
         f"global_motion = {'remove' if moved >= 0.1 else 'keep'}    ; the camera moves in {moved:.0%} of the sampled frames",
-        "use_flow = true", *(SMALL if small else []), ""])
+        "use_flow = true", *([] if flow else ["w_raw = 1", "w_of = 1"]), *(SMALL if small else []), ""])
 
 
 def tell(args, root, config, sources, plans, settings):

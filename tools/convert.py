@@ -14,7 +14,7 @@ is extract_bbox.py --boxes_from. Flow becomes float16, up to 0.05 % off, unless 
 
 Flow from other code must be in the folders of the videos: one .npy (height, width, 2) or .flo file per frame, or one array per
 video. N - 1 fields for N frames are from each frame to the next: field k becomes the flow of frame k + 1, and the first frame
-gets zeros.
+gets zeros. The frame of a box counts from 0 across all videos of a mode; COCO names its images instead.
 """
 
 import argparse

@@ -3,7 +3,7 @@
     python -m tools.overlay D MODE [--events] [--video NAME] [--width 640]
 
 Boxes are coloured by score (blue: 0, yellow: the threshold of events, red: twice that), the highest one shows its score; below
-is the score's curve, with abnormal frames shaded and events marked. VP9 in WebM.
+is the score's curve, with abnormal frames shaded and events marked. Frames count from 1 within their video. VP9 in WebM.
 --events: instead a clip of each event, with up to 2 seconds before and after, and one picture of them all, the highest first:
 overlay/events/VIDEO_0h01m15s_frame1876.webm (its start, as in events.csv), overlay/events/events.jpg.
 """

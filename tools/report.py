@@ -5,7 +5,8 @@
 The file is self-contained: it loads nothing else. It shows the figures, a timeline of each video with the frame under the
 cursor, its boxes and the highest box's cube, the highest alarms, the worst misses and false alarms, what refinement dropped,
 settings, versions, seconds and commands. As many frames get a picture as fit in --megabytes; if that is fewer than every
-fifth, the videos are split over report_1.html, report_2.html, ..., which report.html links to.
+fifth, the videos are split over report_1.html, report_2.html, ..., which report.html links to. Frames count from 1 within
+their video, and the last frame of an event belongs to it.
 """
 
 import argparse

@@ -4,8 +4,8 @@
     python -m tools.compare boxes data/D/MODE/bboxes.npy other/D/MODE/bboxes.npy [--dataset_name D --mode MODE]
 
 flow: mean end-point difference, and how often the two agree on moving pixels (u^2 + v^2 > 1), over the frames of both.
-boxes: pairs of boxes with an intersection over union of 0.5 or more, each box in at most one pair, and unmatched boxes. Both files
-are as extract_bbox.py writes them, (N, 5) rows whose frames count from 0; flow: the folders of calc_optical_flow.py.
+boxes: pairs of boxes with an intersection over union of 0.5 or more, each box in at most one pair, and unmatched boxes.
+    Both files are as extract_bbox.py writes them: (N, 5) rows, whose frames count from 0 across the videos of the mode.
 Both write a picture of the frame where the two differ most: OUT/flow.png or OUT/boxes.png.
 """
 

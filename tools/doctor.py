@@ -93,10 +93,7 @@ def main(argv=None):
     rows = {stage: look(plan, stage) for stage in stages.chosen(cfg)}
     left = {stage: row for stage, row in rows.items() if row.state != "done"}
     if left:
-        print("\n".join(table(left)))
-        hours = sum(row.seconds or 0 for row in left.values()) / 3600
-        if hours > 1:
-            print(f"this takes more than an hour: for a first look add --frame_step {math.ceil(hours) * cfg.frame_step}")
+        print("\n".join(table(left, cfg.frame_step)))
     lacking = [stage for stage, row in left.items() if row.state == CANNOT] + full_disks(cfg, left)
     if lacking:
         raise UserError(f"this run would stop: {', '.join(lacking)} (see above)")
@@ -240,13 +237,14 @@ def shape_of_cubes(cfg):
     return f"{'+'.join(str(channels) for channels, _ in stages.cube_files(cfg).values())}x{cfg.patch_size}x{cfg.patch_size}"
 
 
-def table(rows):
-    """Lines about the remaining work: stage, time, disk, work."""
-    total = sum(row.seconds or 0 for row in rows.values()), sum(row.bytes for row in rows.values())
-    last = Row("", "", "in one process, with the machine as busy as when measured", *total)
+def table(rows, frame_step):
+    """Lines about the remaining work: stage, time, disk, work; and over an hour, which larger frame_step takes less."""
+    seconds, size = sum(row.seconds or 0 for row in rows.values()), sum(row.bytes for row in rows.values())
+    last = Row("", "", "in one process, with the machine as busy as when measured", seconds, size)
+    hint = f"this takes more than an hour: for a first look add --frame_step {math.ceil(seconds / 3600) * frame_step}"
     return ["", f"{'left to do':11} {'time':>8} {'disk':>10}   work",
             *(f"{stage:11} {rates.duration(row.seconds):>8} {f'{row.bytes / 1e9:.2f} GB':>10}   {row.work}"
-              for stage, row in {**rows, "all": last}.items()), ""]
+              for stage, row in {**rows, "all": last}.items()), "", *[hint] * (seconds > 3600)]
 
 
 def full_disks(cfg, rows):

@@ -89,8 +89,7 @@ def write_sheet(path, stills, top, dataset):
         for line, words in enumerate((row["video"], f"{when}   score {row['peak_score']:.2f}"), 1):
             cv2.putText(cell, words, (4, len(shown) + 20 * line), FONT, 0.5, INK, 1, cv2.LINE_AA)
     image = np.vstack([np.hstack(cells[k:k + columns]) for k in range(0, len(cells), columns)])
-    with files.whole(path) as file:
-        file.write(cv2.imencode(".jpg", image)[1].tobytes())
+    frames.save_image(path, image)
     print(f"wrote {path}: the {len(top)} highest events")
 
 

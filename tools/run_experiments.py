@@ -63,8 +63,8 @@ def main():
             figures = {"state": found} if isinstance(found, str) else measured(found, firsts.get(seed))
             firsts.setdefault(seed, {} if isinstance(found, str) else found)
             runs.append({"row": row, "seed": seed, **figures})
-            text = write_table(out, experiment, runs, next(filter(None, firsts.values()), {}).get("versions", {}))
-        print(f"{text}\nwrote {out / 'table.md'}, table.csv, record.json")
+            page = write_table(out, experiment, runs, next(filter(None, firsts.values()), {}).get("versions", {}))
+        print(f"{page}\nwrote {out / 'table.md'}, table.csv, record.json")
     if any(run.get("state") == "failed" for run in runs):
         raise UserError(f"some runs failed: see their run.log in {out / 'runs'}; run the same command to retry them")
 
@@ -174,8 +174,8 @@ def take_over(out, cfg, data):
     wanted = record.training_key(record.wanted("train", stage_settings(cfg, "train"),
                                                {"cubes": record.load(data / "cubes.json")["id"]}))
     for other in sorted(out.glob(f"runs/*/*/data/{cfg.dataset_name}/{cfg.mode}/train.json")):
-        if record.finished(other) and record.training_key(record.load(other)) == wanted:
-            return link(other.parent, data, [name for name in record.load(other)["outputs"] if name.endswith(".pt")])
+        if record.finished(other) and record.training_key(content := record.load(other)) == wanted:
+            return link(other.parent, data, [name for name in content["outputs"] if name.endswith(".pt")])
 
 
 def write_table(out, experiment, runs, versions):

@@ -208,7 +208,9 @@ class Flow(Stage):
             raise UserError(f"{self.folder}: has flow files but no record (flow.json) of how they were made: remove it, or "
                             "keep it and use another --flow_root_dir for this and the later stages")
         differs = record.difference(self.old, self.wanted) if known else ""
-        self.other_frames = differs == "frames changed" and self.old["place"] == self.place
+        same_frames = {**self.wanted, "input": {**self.wanted["input"], "frames": known.get("frames")}}
+        self.other_frames = (differs != "" and not record.difference(self.old, same_frames)
+                             and self.old["place"] == self.place)
         if differs and not self.other_frames:
             raise UserError(f"{self.folder}: has other flow already ({differs}): remove it, or keep both with "
                             "--flow_root_dir OTHER_FOLDER for this and the later stages")

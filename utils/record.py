@@ -88,7 +88,7 @@ class Stage:
                         else f"done with the same settings and input{self._by_other_code()}")
 
     def _by_other_code(self):
-        if self.old["versions"].get("code") == code():
+        if self.old.get("versions", {}).get("code") == code():
             return ""
         return f"; the code has changed since: to rebuild, remove {', '.join([self.path.name, *self.old['outputs']])}"
 

@@ -53,7 +53,14 @@ def test_nothing_is_written_but_rates_which_are_measured_once(suite, tmp_path):
     assert "should have 12 testing videos with 2010 frames" in output and "see the notes" in output
     assert sorted(set(tmp_path.rglob("*")) - set(before)) == [tmp_path / "data", tmp_path / "data" / "rates.json"]
     assert "28 frames with dis" in output and "about 280 cubes" in output and "GB are free" in output and "measuring" in output
-    assert "measures" not in states(*WORDS)[1]
+    assert "measuring" not in states(*WORDS)[1]
+    rates_file = tmp_path / "data" / "rates.json"
+    rates_file.write_bytes(rates_file.read_bytes()[:20])  # damaged: measured again
+    assert states(*WORDS)[0] == found and "measuring" not in states(*WORDS)[1]
+    rates_file.unlink()
+    rates_file.mkdir()  # cannot be written, as on a full disk: estimates are given nevertheless
+    found, output = states(*WORDS)
+    assert found == dict.fromkeys(ORDER, "to do") and "measuring" in output and "cannot" not in output
 
 
 def test_the_stages_do_what_is_predicted(copy):

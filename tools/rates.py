@@ -1,5 +1,6 @@
 """Measures this machine's speed once and keeps it, to estimate the time of a run."""
 
+import contextlib
 import platform
 import statistics
 import time
@@ -12,6 +13,7 @@ from fore_det import detector
 from fore_det.boxes import moving
 from utils import files, frames
 from utils.device import cores, precision_of, workers
+from utils.errors import UserError
 from utils.stc import crops
 
 
@@ -21,9 +23,11 @@ class Rates:
     def __init__(self, path, device):
         """device: its name and the number of threads, in words."""
         self.path, self.machine = path, f"{platform.node()}: {device}"
-        self.known = files.load_json(path) if path.is_file() else {}
-        if not isinstance(self.known, dict) or not all(isinstance(own, dict) for own in self.known.values()):
-            self.known = {}
+        self.known = {}
+        with contextlib.suppress(UserError):  # missing or damaged: measured again
+            known = files.load_json(path)
+            if isinstance(known, dict) and all(isinstance(own, dict) for own in known.values()):
+                self.known = known
 
     def __call__(self, what, measure):
         """The known rate of `what`, else what measure() returns, which is saved."""
@@ -31,7 +35,8 @@ class Rates:
         if what not in own:
             print(f"measuring   {what}", flush=True)
             own[what] = measure()
-            files.save_json(self.path, self.known)
+            with contextlib.suppress(UserError):  # not writable, or another process is writing it: measured again next time
+                files.save_json(self.path, self.known)
         return own[what]
 
 

@@ -34,7 +34,10 @@ def results_of(cfg):
 
 
 def boxes(cfg, dataset, source):
-    """source: function giving what the boxes come from (fore_det.detector.source); not called if another program made them."""
+    """The Stage of extract_bbox.py.
+
+    source: function giving what the boxes come from (fore_det.detector.source); not called if another program made them.
+    """
     given = record.is_given(folder_of(cfg) / "boxes.json", "bboxes.npy")
     reads = flow_records(dataset) if reads_flow(cfg) and not given else {}
     return Stage(cfg, "boxes", folder_of(cfg), reads, contents(cfg, dataset), takes=["bboxes.npy"],
@@ -89,7 +92,7 @@ def test_room(count):
 
 
 def cubes(cfg, dataset):
-    """Raises UserError if the boxes were made from other frames."""
+    """The Stage of extract_stc.py. Raises UserError if the boxes were made from other frames."""
     folder = folder_of(cfg)
     reads = {"boxes": folder / "boxes.json"} | (flow_records(dataset) if cfg.use_flow else {})
     stage = Stage(cfg, "cubes", folder, reads, contents(cfg, dataset), takes=list(cube_files(cfg)))
@@ -98,13 +101,13 @@ def cubes(cfg, dataset):
 
 
 def train(cfg):
-    """Raises UserError if the cubes were made from other boxes than the present ones."""
+    """The Stage of train.py. Raises UserError if the cubes were made from other boxes than the present ones."""
     folder = folder_of(cfg)
     return Stage(cfg, "train", folder, {"cubes": require_cubes(folder)})
 
 
 def test(cfg, dataset, models, labels, source):
-    """models: models.checkpoint.Models; labels: (F,) bool or None, and their source.
+    """The Stage of test.py. models: models.checkpoint.Models; labels: (F,) bool or None, and their source.
 
     Raises UserError if the models were trained on other cubes, or the boxes were made from other frames.
     """
@@ -138,7 +141,7 @@ def notes_on_models(cfg, boxes_made):
 
 
 def events(cfg, rates):
-    """rates: frames per second of each video, or None."""
+    """The Stage of test.py's events. rates: frames per second of each video, or None."""
     return Stage(cfg, "events", results_of(cfg), {"test": results_of(cfg) / "test.json"}, rates=rates)
 
 

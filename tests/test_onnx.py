@@ -233,10 +233,18 @@ def test_the_stage_with_a_network_of_two_boxes(tmp_path, monkeypatch):
 
 
 def test_own_videos_get_yolox_nano_where_it_is_there(tmp_path, monkeypatch):
+    from tools import prepare_videos
+    from utils.config import parse_config
+
+    tmp_path = tmp_path / "My Data #2 ; x"
+    tmp_path.mkdir()
     monkeypatch.setattr(detector, "CHECKPOINTS", tmp_path)
     assert detector.at_hand(608) == "none"
     (tmp_path / "yolox_nano.onnx").touch()
     assert detector.at_hand(608) == f"onnx:{tmp_path / 'yolox_nano.onnx'}"
+    plan = prepare_videos.Plan([0, 1], 10, (240, 360), "link")
+    (tmp_path / "own.cfg").write_text(prepare_videos.rule([plan], noise=0, moved=0))
+    assert parse_config("", ["--dataset_name", "own", "--config", str(tmp_path / "own.cfg")]).detector == detector.at_hand(608)
     (tmp_path / detector.YOLOV3[608]).touch()
     assert (detector.at_hand(608), detector.at_hand(320)) == ("yolov3", f"onnx:{tmp_path / 'yolox_nano.onnx'}")
 

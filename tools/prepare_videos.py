@@ -237,6 +237,7 @@ def rule(plans, noise, moved):
     flow = methods.FLOWNET2_WEIGHTS.is_file()
     scale = 608 if max(height, width) < 512 else 320
     objects = detector.at_hand(scale)
+    objects = f'"{objects}"' if ":" in objects else objects  # a path may contain ; and #
     return "\n".join([
         f"# Own videos; settings by the rule of tools/prepare_videos.py for frames of {height}x{width} (height x width).", "",
         "[dataset]", "layout = plain", f"min_area = {side * side}", f"detector_scale = {scale}", "",
